@@ -1,0 +1,129 @@
+"""Files that survive a crash: atomic replacement, locks between processes, and where vmkit keeps what is its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vmkit.errors import ConflictError, EffectError, RefusedError
+
+
+def home() -> Path:
+    """The folder that holds vmkit's own state on this machine.
+
+    $VMKIT_HOME if set; else /var/lib/vmkit for root and $XDG_DATA_HOME/vmkit (~/.local/share/vmkit) for others. It is
+    not created here.
+    """
+    if override := os.environ.get("VMKIT_HOME"):
+        return Path(override).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/vmkit")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "vmkit"
+
+
+def ensure_dir(path: Path, mode: int = 0o755) -> Path:
+    """Make a folder and its parents where they are missing. `mode` is set on it only if it is new.
+
+    Raises:
+        RefusedError: not permitted, or no space.
+    """
+    try:
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(mode)
+    except OSError as e:
+        raise _cannot("make the folder", path, e) from e
+    return path
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Replace a file so that a crash at any moment leaves the old content or the new, and the new is on disk after.
+
+    Raises:
+        RefusedError: not permitted, or no space; the old content is untouched.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    temporary = ""
+    try:
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(fd, "wb") as f:
+            f.write(raw)
+            os.fchmod(f.fileno(), mode)
+            f.flush()
+            os.fsync(f.fileno())
+        Path(temporary).replace(path)
+        sync_dir(path.parent)
+    except OSError as e:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise _cannot("write", path, e) from e
+
+
+def sync_dir(path: Path) -> None:
+    """Bring the entries of a folder to the disk, so that a rename or an unlink outlives a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made if missing); the kernel lets go of it when the process ends.
+
+    Args:
+        path: the lock file; it stays behind.
+        busy: the message if another process holds it.
+        wait: seconds to wait for it.
+
+    Raises:
+        ConflictError: another process holds it.
+        RefusedError: the file cannot be made.
+    """
+    from vmkit.system.clock import Deadline
+
+    ensure_dir(path.parent)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise _cannot("lock", path, e) from e
+    try:
+        deadline = Deadline(wait)
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if deadline.passed:
+                    raise ConflictError(busy) from None
+                import time
+
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(fd)
+
+
+def free_space(path: Path) -> int:
+    """Bytes that this user can still write in the file system of `path` (or of its nearest parent that exists)."""
+    while not path.exists():
+        path = path.parent
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> RefusedError | EffectError:
+    import errno
+
+    if error.errno == errno.ENOSPC:
+        return RefusedError(f"cannot {verb} {path}: no space left", hint=f"free some space: df -h {path.parent}")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return RefusedError(
+            f"cannot {verb} {path}: {error.strerror}", hint="run as root, or set VMKIT_HOME to a folder of your own"
+        )
+    return EffectError(f"cannot {verb} {path}: {error.strerror}")
