@@ -52,9 +52,7 @@ class SpecError(VmkitError):
 
     exit_code = 2
 
-    def __init__(
-        self, message: str, *, path: str = "", hint: str | None = None, details: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, message: str, *, path: str = "", hint: str | None = None, details: tuple[str, ...] = ()) -> None:
         super().__init__(f"{path}: {message}" if path else message, hint=hint, details=details)
         self.path = path
 

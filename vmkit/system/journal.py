@@ -1,24 +1,26 @@
 """The journal of operations: what a process is about to do, on disk before it does it.
 
-One JSON file an operation in HOME/jobs. While the operation runs, its file names the process; when it has ended in
-order, the file is gone. A file whose process no longer runs is the trace of a crash: the floor that wrote it knows how
-to finish or undo it.
+One JSON file an operation in HOME/jobs. While the operation runs, its process holds a lock beside it; when it has
+ended in order, the file is gone. A file that nobody holds is the trace of a crash: the floor that wrote it knows how to finish
+or undo it. (A lock, and not a process number, since the kernel lets go of it on any kind of death, and since it means
+the same in every PID namespace.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vmkit.errors import ConflictError, IndeterminateError
 from vmkit.system.files import ensure_dir, home, sync_dir, write_atomic
-from vmkit.system.process import ProcessId
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Record:
         id: short, unique on this machine: 'migrate-3f9a2c'.
         kind: which floor wrote it: 'migrate', 'hotfix', 'create', 'lab', 'image'.
         subject: the VM, image or patch it is about.
-        process: who carries it out.
+        pid: process that carries it out, as it sees itself.
         started: UTC, ISO 8601.
         phase: how far it is, in the words of the floor that wrote it.
         data: what is needed to finish or undo it. Plain JSON values.
@@ -38,7 +40,7 @@ class Record:
     id: str
     kind: str
     subject: str
-    process: ProcessId
+    pid: int
     started: str
     phase: str
     data: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +53,13 @@ class Record:
     @property
     def orphaned(self) -> bool:
         """Whether the process that carried it out is gone."""
-        return not self.process.alive()
+        if not self.path.exists():
+            return False
+        try:
+            with _held(self.id):
+                return True
+        except ConflictError:
+            return False
 
     @property
     def cancel_path(self) -> Path:
@@ -69,10 +77,16 @@ class Record:
 
 
 class Entry:
-    """The open journal entry of the calling process."""
+    """The open journal entry of the calling process.
+
+    Attributes:
+        record: what is on disk now.
+        keep: leave the file when the block ends, so that the next command looks at what became of it.
+    """
 
     def __init__(self, record: Record) -> None:
         self.record = record
+        self.keep = False
 
     def advance(self, phase: str, **data: Any) -> None:
         """Write the next phase, and what has become known, to disk before the effect it speaks of.
@@ -80,8 +94,7 @@ class Entry:
         Raises:
             RefusedError: the file cannot be written.
         """
-        r = self.record
-        self.record = Record(r.id, r.kind, r.subject, r.process, r.started, phase, {**r.data, **data})
+        self.record = replace(self.record, phase=phase, data={**self.record.data, **data})
         _write(self.record)
 
     @property
@@ -94,34 +107,66 @@ class Entry:
 def journalled(kind: str, subject: str, phase: str, **data: Any) -> Iterator[Entry]:
     """Keep a journal entry while the block runs.
 
-    The entry is removed when the block ends, by itself or with an error: a block that leaves something to be done must
-    do it before it raises, or raise `KeepJournal`'s sign by setting `entry.record` to a phase and calling `keep`.
+    The entry goes when the block ends, by itself or with an error: a block cleans up before it raises. It stays if the
+    block raises IndeterminateError or sets `keep`; then the next command takes it up as if the process had died.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    record = Record(f"{kind}-{secrets.token_hex(3)}", kind, subject, ProcessId.this(), now, phase, data)
+    record = Record(f"{kind}-{secrets.token_hex(3)}", kind, subject, os.getpid(), now, phase, data)
     ensure_dir(_folder(), 0o700)
-    _write(record)
-    entry = Entry(record)
-    try:
-        yield entry
-    finally:
-        remove(entry.record)
+    with _held(record.id):
+        _write(record)
+        entry = Entry(record)
+        try:
+            yield entry
+        except IndeterminateError:
+            entry.keep = True
+            raise
+        finally:
+            if not entry.keep:
+                remove(entry.record)
+
+
+@contextlib.contextmanager
+def taken_over(record: Record) -> Iterator[Entry | None]:
+    """Hold the entry of a dead process in order to finish or undo it; None if another process was faster.
+
+    As with `journalled`, the entry goes when the block ends unless it raises IndeterminateError or sets `keep`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_held(record.id))
+        except ConflictError:
+            yield None
+            return
+        current = _read(record.path)
+        if current is None:
+            yield None
+            return
+        entry = Entry(current)
+        try:
+            yield entry
+        except BaseException:
+            entry.keep = True
+            raise
+        finally:
+            if not entry.keep:
+                remove(entry.record)
 
 
 def records(kind: str | None = None) -> list[Record]:
-    """Every operation that is running or was cut off, oldest first. Costs one listing of a folder where there is none."""
+    """Every operation that is running or was cut off, oldest first. One listing of a folder where there is none."""
     try:
-        names = [n for n in os.listdir(_folder()) if n.endswith(".json")]
+        paths = [p for p in _folder().iterdir() if p.suffix == ".json" and not p.name.startswith(".")]
     except (FileNotFoundError, PermissionError):
         return []
-    found = [r for n in names if (r := _read(_folder() / n)) and kind in (None, r.kind)]
+    found = [r for p in paths if (r := _read(p)) and kind in (None, r.kind)]
     return sorted(found, key=lambda r: (r.started, r.id))
 
 
 def remove(record: Record) -> None:
     """Forget an operation: it has ended, or was finished or undone."""
-    record.path.unlink(missing_ok=True)
-    record.cancel_path.unlink(missing_ok=True)
+    for path in (record.path, record.cancel_path, _folder() / f"{record.id}.lock"):
+        path.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
         sync_dir(_folder())
 
@@ -135,8 +180,7 @@ def _write(record: Record) -> None:
         "id": record.id,
         "kind": record.kind,
         "subject": record.subject,
-        "pid": record.process.pid,
-        "pid_start": record.process.start,
+        "pid": record.pid,
         "started": record.started,
         "phase": record.phase,
         "data": record.data,
@@ -150,5 +194,16 @@ def _read(path: Path) -> Record | None:
         b = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    process = ProcessId(b["pid"], b["pid_start"])
-    return Record(b["id"], b["kind"], b["subject"], process, b["started"], b["phase"], b["data"])
+    return Record(b["id"], b["kind"], b["subject"], b["pid"], b["started"], b["phase"], b["data"])
+
+
+@contextlib.contextmanager
+def _held(record_id: str) -> Iterator[None]:
+    fd = os.open(_folder() / f"{record_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConflictError(f"the operation {record_id} is being carried out by another process") from None
+    finally:
+        os.close(fd)

@@ -115,9 +115,7 @@ def run(
         ) from e
     except subprocess.TimeoutExpired as e:
         raise DeadlineError(f"'{words[0]}' did not end within {timeout:.0f} s and was stopped") from e
-    result = Completed(
-        done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-    )
+    result = Completed(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
     if check and result.status != 0:
         tail = tuple((result.stderr.strip() or result.stdout.strip()).splitlines()[-8:])
         last = f": {tail[-1]}" if tail else ""

@@ -1,0 +1,80 @@
+"""libvirt's errors in vmkit's words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import libvirt
+
+from vmkit.errors import (
+    CancelledError,
+    ConflictError,
+    EffectError,
+    NotFoundError,
+    RefusedError,
+    SpecError,
+    UnreachableError,
+    UnsupportedError,
+    VmkitError,
+)
+
+_NOT_FOUND = {
+    libvirt.VIR_ERR_NO_DOMAIN,
+    libvirt.VIR_ERR_NO_NETWORK,
+    libvirt.VIR_ERR_NO_STORAGE_POOL,
+    libvirt.VIR_ERR_NO_STORAGE_VOL,
+    libvirt.VIR_ERR_NO_DOMAIN_METADATA,
+}
+_EXISTS = {libvirt.VIR_ERR_DOM_EXIST, libvirt.VIR_ERR_NETWORK_EXIST, libvirt.VIR_ERR_STORAGE_VOL_EXIST}
+_UNSUPPORTED = {
+    libvirt.VIR_ERR_NO_SUPPORT,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+}
+_SPEC = {libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL, libvirt.VIR_ERR_XML_INVALID_SCHEMA}
+_UNREACHABLE = {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_RPC}
+
+
+def _quiet(_context: Any, _error: Any) -> None:
+    """Libvirt prints every error to stderr unless told otherwise."""
+
+
+libvirt.registerErrorHandler(_quiet, None)
+
+
+def translate(error: libvirt.libvirtError, what: str) -> VmkitError:
+    """The vmkit error for a libvirt error. `what` is the step that failed, as in 'start of web1'."""
+    code = error.get_error_code()
+    text = " ".join((error.get_error_message() or str(error)).split())
+    message = f"{what}: {text}"
+    if code in _NOT_FOUND:
+        return NotFoundError(message)
+    if code in _EXISTS or (code == libvirt.VIR_ERR_OPERATION_FAILED and "already exists" in text):
+        return ConflictError(message)
+    if code in _UNSUPPORTED:
+        return UnsupportedError(message)
+    if code in _SPEC:
+        return SpecError(message)
+    if code in _UNREACHABLE or error.get_error_domain() == libvirt.VIR_FROM_RPC:
+        return UnreachableError(message, hint="see that the host is up and its libvirtd runs")
+    if code in (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED):
+        return RefusedError(message, hint="run as root, or as a member of the group libvirt")
+    if code == libvirt.VIR_ERR_OPERATION_ABORTED:
+        return CancelledError(message)
+    if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY):
+        return ConflictError(message, hint="another operation works on it: vmkit jobs")
+    if code == libvirt.VIR_ERR_OPERATION_INVALID:
+        return ConflictError(message)
+    return EffectError(message)
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Let no libvirt error leave the block but as a VmkitError that says `what` failed."""
+    try:
+        yield
+    except libvirt.libvirtError as e:
+        raise translate(e, what) from e

@@ -1,0 +1,148 @@
+"""Storage pools and volumes of a host, and moving bytes to and from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from vmkit.errors import NotFoundError
+from vmkit.hypervisor.errors import translated
+
+if TYPE_CHECKING:
+    from vmkit.hypervisor.host import Host
+
+
+class Pool:
+    """An active storage pool."""
+
+    def __init__(self, host: Host, handle: libvirt.virStoragePool) -> None:
+        self.host = host
+        self.handle = handle
+        self.name: str = handle.name()
+
+    @property
+    def folder(self) -> Path:
+        """Where its volumes lie, on the pool's host."""
+        with translated(f"storage pool {self.name}"):
+            root = ET.fromstring(self.handle.XMLDesc(0))  # noqa: S314 - libvirt's own answer
+        return Path(root.findtext("target/path", "/"))
+
+    def refresh(self) -> None:
+        """Have libvirt look at the folder again."""
+        with translated(f"refresh of storage pool {self.name}"):
+            self.handle.refresh(0)
+
+    def free(self) -> int:
+        """Bytes that can still be written."""
+        with translated(f"storage pool {self.name}"):
+            return int(self.handle.info()[3])
+
+    def names(self) -> list[str]:
+        """Names of the volumes that libvirt knows of, sorted."""
+        with translated(f"list of volumes in {self.name}"):
+            return sorted(v.name() for v in self.handle.listAllVolumes(0))
+
+    def path(self, name: str) -> str | None:
+        """Path of a volume on the host; None if there is no such volume (also after a refresh)."""
+        volume = self._find(name)
+        return None if volume is None else str(volume.path())
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Capacity and allocation of a volume, bytes.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        volume = self._need(name)
+        with translated(f"size of {name}"):
+            _, capacity, allocation = volume.info()
+        return int(capacity), int(allocation)
+
+    def create(self, xml: str) -> str:
+        """Make a volume from its XML (https://libvirt.org/formatstorage.html) and return its path.
+
+        Raises:
+            ConflictError: there is one of that name.
+        """
+        with translated("creation of a volume"):
+            return str(self.handle.createXML(xml, 0).path())
+
+    def delete(self, name: str) -> bool:
+        """Delete a volume. False if there is none."""
+        volume = self._find(name)
+        if volume is None:
+            return False
+        with translated(f"deletion of the volume {name}"):
+            volume.delete(0)
+        return True
+
+    def upload(self, name: str, source: Path, *, advance: Callable[[int], None] | None = None) -> str:
+        """Copy a local file into a new raw volume of its size and return the path.
+
+        `advance` is called with the bytes sent so far. After a failure the volume is gone again.
+        """
+        size = source.stat().st_size
+        root = ET.Element("volume")
+        ET.SubElement(root, "name").text = name
+        ET.SubElement(root, "capacity", unit="bytes").text = str(size)
+        target = ET.SubElement(root, "target")
+        ET.SubElement(target, "format", type="raw")
+        path = self.create(ET.tostring(root, encoding="unicode"))
+        try:
+            with translated(f"upload of {name}"), source.open("rb") as f:
+                stream = self.host.handle.newStream(0)
+                self.handle.storageVolLookupByName(name).upload(stream, 0, size, 0)
+                sent = 0
+                while chunk := f.read(256 * 1024):
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[stream.send(bytes(view)) :]
+                    sent += len(chunk)
+                    if advance:
+                        advance(sent)
+                stream.finish()
+        except BaseException:
+            self.delete(name)
+            raise
+        self.refresh()
+        return path
+
+    def read(self, name: str, *, last: int | None = None) -> bytes:
+        """The bytes of a volume, or its last `last` bytes.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        volume = self._need(name)
+        self.refresh()  # its size is what libvirt saw last
+        with translated(f"reading {name}"):
+            size = int(volume.info()[1])
+            stream = self.host.handle.newStream(0)
+            volume.download(stream, 0 if last is None else max(0, size - last), 0, 0)
+            parts: list[bytes] = []
+            while part := stream.recv(256 * 1024):
+                parts.append(part)
+            stream.finish()
+        data = b"".join(parts)
+        return data if last is None else data[-last:]
+
+    def _find(self, name: str) -> libvirt.virStorageVol | None:
+        for again in (False, True):
+            if again:
+                self.refresh()
+            try:
+                with translated("look-up"):
+                    return self.handle.storageVolLookupByName(name)
+            except NotFoundError:
+                continue
+        return None
+
+    def _need(self, name: str) -> libvirt.virStorageVol:
+        volume = self._find(name)
+        if volume is None:
+            raise NotFoundError(f"no volume named {name} in the storage pool {self.name} on {self.host.uri}")
+        return volume
