@@ -1,0 +1,187 @@
+"""The `vmkit` command. Commands are imported when they are used, so that `vmkit --help` costs no more than click."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from vmkit.cli.context import Context
+from vmkit.errors import VmkitError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a command lives, and its line in the overview."""
+
+    module: str
+    attribute: str
+    help: str
+    host: bool = True  # whether it talks to a host, and so takes -c
+
+
+COMMANDS: Final = {
+    "apply": Entry("vm", "apply", "Create or update VMs from a YAML file."),
+    "console": Entry("console", "console", "Attach to the serial console of a VM."),
+    "create": Entry("vm", "create", "Create a VM from an image."),
+    "delete": Entry("vm", "delete", "Delete VMs and the disks that vmkit made for them."),
+    "exec": Entry("console", "exec_", "Run a program inside a VM through its guest agent."),
+    "hotfix": Entry("hotfix", "hotfix", "Patch the code of running QEMU processes, and take it back."),
+    "image": Entry("image", "image", "Build, import, list and delete images.", host=False),
+    "jobs": Entry("jobs", "jobs", "See and cancel long operations, also from another terminal."),
+    "lab": Entry("lab", "lab", "Throw-away hosts to try things on.", host=False),
+    "list": Entry("vm", "list_", "List the VMs of a host."),
+    "log": Entry("console", "log", "Print what a VM wrote to its serial console."),
+    "migrate": Entry("migrate", "migrate", "Move a running VM to another host."),
+    "pause": Entry("vm", "pause", "Let the vCPUs of VMs stand still."),
+    "reboot": Entry("vm", "reboot", "Reboot VMs."),
+    "resume": Entry("vm", "resume", "Let paused VMs run again."),
+    "show": Entry("vm", "show", "Show one VM in full."),
+    "start": Entry("vm", "start", "Start VMs that are shut off."),
+    "stop": Entry("vm", "stop", "Shut VMs down."),
+    "wait": Entry("vm", "wait", "Wait until a VM is ready."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; None if there is none of that name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"vmkit.cli.{entry.module}"), entry.attribute)
+        if entry.host:
+            _accept_connect(command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The overview, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a suggestion for a name that was mistyped."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=2, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+def _set_uri(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Context).uri = value
+
+
+def _accept_connect(command: click.Command) -> None:
+    """Let `vmkit list -c URI` mean the same as `vmkit -c URI list`."""
+    if isinstance(command, click.Group):
+        for sub in command.commands.values():
+            _accept_connect(sub)
+    if any("-c" in p.opts for p in command.params):
+        return
+    command.params.append(
+        click.Option(
+            ["-c", "--connect"],
+            metavar="URI",
+            expose_value=False,
+            callback=_set_uri,
+            help="Host to work on; the same as before the command.",
+        )
+    )
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 done, 2 wrong input, 3 refused (nothing touched), 4 a step failed, 5 out of time, 6 outcome unknown, "
+    "7 cancelled.",
+)
+@click.option(
+    "-c",
+    "--connect",
+    metavar="URI",
+    help="Host to work on [default: $VMKIT_CONNECT, $LIBVIRT_DEFAULT_URI, qemu:///system]",
+)
+@click.version_option(package_name="vmkit", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, connect: str | None) -> None:
+    """Create, move and hot-fix virtual machines on KVM and Xen hosts."""
+    ctx.obj = Context(connect)
+    ctx.call_on_close(ctx.obj.close)
+    if not {"-h", "--help"} & set(sys.argv):
+        _recover()
+
+
+def _recover() -> None:
+    """Take up what an earlier run left half-done when it was killed. One listing of a folder where there is nothing."""
+    from vmkit.system.journal import records
+
+    if not records():
+        return
+    from vmkit.cli.render import note
+    from vmkit.recovery import recover_all
+
+    for line in recover_all():
+        note(line, warning=True)
+
+
+def fail(error: VmkitError) -> int:
+    """Print an error the way every command does; return its exit code."""
+    from vmkit.cli.render import error_lines
+
+    for line in error_lines(error):
+        click.echo(line, err=True)
+    return error.exit_code
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exits with the code that errors.py gives to each kind of error."""
+    try:
+        code = cli.main(args=argv, prog_name="vmkit", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        code = 130
+    except click.ClickException as e:
+        e.show()
+        code = e.exit_code
+    except VmkitError as e:
+        code = fail(e)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as e:  # noqa: BLE001 - the last line of defence: a defect of ours, told in one line
+        if os.environ.get("VMKIT_DEBUG"):
+            raise
+        click.echo(f"error: internal error: {type(e).__name__}: {e}", err=True)
+        click.echo("hint: set VMKIT_DEBUG=1 to see where", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def command_at(path: list[str]) -> Any:
+    """The click command at a path of names, for tests of the documentation."""
+    command: Any = cli
+    context = click.Context(cli)
+    for name in path:
+        command = command.get_command(context, name)
+        if command is None:
+            return None
+    return command

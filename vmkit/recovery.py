@@ -1,0 +1,45 @@
+"""Taking up what was cut off: every floor that journals an operation knows how to finish or undo it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Final
+
+from vmkit.errors import VmkitError
+from vmkit.progress import Reporter, silent
+from vmkit.system.journal import Record, records, taken_over
+
+OWNERS: Final = {
+    "create": "vmkit.vm.recovery",
+    "hotfix": "vmkit.hotfix.recovery",
+    "image": "vmkit.image.recovery",
+    "lab": "vmkit.lab.recovery",
+    "migrate": "vmkit.migrate.recovery",
+}
+
+
+def recover_all(reporter: Reporter = silent) -> Iterator[str]:
+    """Finish or undo every operation whose process is gone; yields one line about each.
+
+    What cannot be settled now (its host does not answer, say) is kept for the next time, and the line says so.
+    """
+    # A hotfix holds guests in pause: it goes first.
+    for record in sorted(records(), key=lambda r: r.kind != "hotfix"):
+        if record.orphaned and (line := recover(record, reporter)):
+            yield line
+
+
+def recover(record: Record, reporter: Reporter = silent) -> str | None:
+    """Finish or undo one operation; None if another process was faster."""
+    owner = OWNERS.get(record.kind)
+    if owner is None:
+        return f"{record.id}: left by another version of vmkit; {record.path} says what it did"
+    try:
+        with taken_over(record) as entry:
+            if entry is None:
+                return None
+            text: str = importlib.import_module(owner).recover(entry, reporter)
+            return f"{record.id}: {text}"
+    except VmkitError as e:
+        return f"{record.id}: was cut off and is not settled: {e.message}" + (f" ({e.hint})" if e.hint else "")
