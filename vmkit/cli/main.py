@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception as e:  # noqa: BLE001 - the last line of defence: a defect of ours, told in one line
+    except Exception as e:
         if os.environ.get("VMKIT_DEBUG"):
             raise
         click.echo(f"error: internal error: {type(e).__name__}: {e}", err=True)

@@ -150,6 +150,15 @@ class Domain:
         except NotFoundError:
             return None
 
+    @property
+    def autostart(self) -> bool:
+        """Whether it starts with its host."""
+        return bool(self._do("autostart", self.handle.autostart))
+
+    def set_autostart(self, on: bool) -> None:
+        """Have it start with its host, or not."""
+        self._do("autostart", self.handle.setAutostart, int(on))
+
     # -- life cycle
 
     def start(self, *, paused: bool = False) -> None:

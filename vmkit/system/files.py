@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         raise _cannot("write", path, e) from e
 
 
+def sync_file(path: Path) -> None:
+    """Bring the content of a file to the disk."""
+    with path.open("rb") as f:
+        os.fsync(f.fileno())
+
+
 def sync_dir(path: Path) -> None:
     """Bring the entries of a folder to the disk, so that a rename or an unlink outlives a power cut."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -77,7 +84,8 @@ def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on the file `path` (made if missing); the kernel lets go of it when the process ends.
 
     Args:
-        path: the lock file; it stays behind.
+        path: the lock file; it stays behind, unless the block removes it: a lock on a file that has left its path is
+            never given to a waiting process.
         busy: the message if another process holds it.
         wait: seconds to wait for it.
 
@@ -88,25 +96,33 @@ def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
     from vmkit.system.clock import Deadline
 
     ensure_dir(path.parent)
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise _cannot("lock", path, e) from e
-    try:
-        deadline = Deadline(wait)
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    deadline = Deadline(wait)
+    while True:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise _cannot("lock", path, e) from e
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(fd, path):
                 break
-            except BlockingIOError:
-                if deadline.passed:
-                    raise ConflictError(busy) from None
-                import time
-
-                time.sleep(0.05)
+        except BlockingIOError:
+            if deadline.passed:
+                os.close(fd)
+                raise ConflictError(busy) from None
+            time.sleep(0.05)
+        os.close(fd)
+    try:
         yield
     finally:
         os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def free_space(path: Path) -> int:

@@ -1,0 +1,302 @@
+"""create, apply, list, show and the verbs of a VM's life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vmkit.cli.context import Context
+from vmkit.cli.render import emit, note, output_option, progress, show_plan
+from vmkit.errors import SpecError, VmkitError
+from vmkit.values import Bytes, parse_duration, show_duration
+
+if TYPE_CHECKING:
+    from vmkit.vm.readiness import Ready
+
+names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--image", help="Image to boot, as vmkit image list names it.")
+@click.option("--vcpus", type=int, help="Virtual CPUs.  [default: 1]")
+@click.option("--memory", metavar="SIZE", help="Memory, as in 512M or 2G.  [default: 256M]")
+@click.option("--accel", help="auto, kvm or tcg.  [default: auto]")
+@click.option("--cpu", help="auto, host, maximum, or a CPU model.  [default: auto]")
+@click.option("--machine", help="auto, q35, pc, ...  [default: auto]")
+@click.option(
+    "--disk", "disks", multiple=True, metavar="SIZE[,KEY=VALUE]", help="A disk: size, image=, bus=. Repeat for more."
+)
+@click.option(
+    "--nic",
+    "nics",
+    multiple=True,
+    metavar="NETWORK[,KEY=VALUE]",
+    help="A NIC: network, address=, gateway=, mac=, model=. Repeat.",
+)
+@click.option("--cmdline", help="Appended to the kernel command line.")
+@click.option(
+    "--qemu-arg", "qemu_args", multiple=True, metavar="ARG", help="A further argument for QEMU. Repeat for more."
+)
+@click.option("--autostart", is_flag=True, help="Start it with the host.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Free text kept with the VM. Repeat for more."
+)
+@click.option("--wait/--no-wait", default=False, help="Return when the guest is ready.")
+@click.option("--deadline", default="90s", show_default=True, help="How long --wait waits.")
+@click.option("--no-start", is_flag=True, help="Leave it shut off.")
+@click.option("--plan", is_flag=True, help="Print what would be chosen and done, and stop.")
+@output_option
+@click.pass_obj
+def create(
+    context: Context, name: str, *, wait: bool, deadline: str, no_start: bool, plan: bool, output: str, **flags: Any
+) -> None:
+    """Create a VM from an image and start it."""
+    spec = _spec(name, flags)
+    seconds = parse_duration(deadline, path="--deadline")
+    vms = context.client().vms
+    with progress() as reporter:
+        if plan:
+            made, shown = None, vms.plan(spec, reporter=reporter)
+        else:
+            made, shown = vms.create(spec, wait=wait, start=not no_start, deadline=seconds, reporter=reporter), None
+    if shown is not None:
+        show_plan(shown, output)
+        return
+    assert made is not None  # noqa: S101 - one of the two was made
+    for text in made.plan.warnings:
+        note(text, warning=True)
+    if output == "table":
+        where = "shut off" if no_start else f"running under {made.accelerator}"
+        click.echo(f"{name}: {where}{_ready(made.ready)}")
+        _show_steps(made.ready)
+    else:
+        emit({"name": name, "accelerator": made.accelerator, "ready": made.ready, "plan": made.plan}, output=output)
+
+
+@click.command()
+@click.option("-f", "--file", "path", required=True, metavar="FILE", help="YAML file; - reads standard input.")
+@click.option("--wait/--no-wait", default=False, help="Return when every guest is ready.")
+@click.option("--deadline", default="90s", show_default=True, help="How long --wait waits for each VM.")
+@click.option("--plan", is_flag=True, help="Print what would be chosen and done, and stop.")
+@output_option
+@click.pass_obj
+def apply(context: Context, path: str, *, wait: bool, deadline: str, plan: bool, output: str) -> None:
+    """Create the VMs of a YAML file that are missing, and start those that are shut off."""
+    from vmkit.vm.spec import load
+
+    seconds = parse_duration(deadline, path="--deadline")
+    specs = load(path)
+    vms = context.client().vms
+    with progress() as reporter:
+        if plan:
+            plans = vms.plans(specs, reporter=reporter)
+        else:
+            done = vms.apply(specs, wait=wait, deadline=seconds, reporter=reporter)
+    if plan:
+        for one in plans:
+            show_plan(one, output)
+    else:
+        columns = [("NAME", "name"), ("ACTION", "action"), ("ACCELERATOR", "accelerator"), ("READY_S", "seconds")]
+        emit(done, output=output, columns=columns)
+
+
+@click.command(name="list")
+@output_option
+@click.pass_obj
+def list_(context: Context, output: str) -> None:
+    """List the VMs of a host, whoever made them."""
+    rows = context.client().vms.list()
+    if output == "table":
+        shown: Any = [
+            {**_plain(r), "memory": str(Bytes(r.memory)), "image": r.image or ("-" if r.managed else "(foreign)")}
+            for r in rows
+        ]
+    else:
+        shown = rows
+    emit(
+        shown,
+        output=output,
+        columns=[("NAME", "name"), ("STATE", "state"), ("VCPUS", "vcpus"), ("MEMORY", "memory"), ("IMAGE", "image")],
+    )
+
+
+@click.command()
+@click.argument("name")
+@output_option
+@click.option("--xml", is_flag=True, help="Print the domain's XML as libvirt has it.")
+@click.pass_obj
+def show(context: Context, name: str, *, output: str, xml: bool) -> None:
+    """Show one VM in full."""
+    vm = context.client().vms.get(name)
+    if xml:
+        click.echo(vm.domain.xml(), nl=False)
+        return
+    details = vm.details()
+    emit({**_plain(details), "memory": str(Bytes(details.memory))} if output == "table" else details, output=output)
+
+
+@click.command()
+@names
+@click.option("--wait/--no-wait", default=False, help="Return when the guest is ready.")
+@click.option("--deadline", default="90s", show_default=True, help="How long --wait waits.")
+@click.pass_obj
+def start(context: Context, names: tuple[str, ...], *, wait: bool, deadline: str) -> None:
+    """Start VMs that are shut off."""
+    seconds = parse_duration(deadline, path="--deadline")
+
+    def act(name: str) -> str:
+        vm = context.client().vms.get(name)
+        with progress() as reporter:
+            began = vm.start(reporter=reporter)
+            ready = vm.wait(deadline=seconds, reporter=reporter) if wait else None
+        return ("running" if began else "runs already") + _ready(ready)
+
+    _each(names, act)
+
+
+@click.command()
+@names
+@click.option("--force", is_flag=True, help="Pull the plug.")
+@click.option("--deadline", default="60s", show_default=True, help="How long to wait for the guest.")
+@click.pass_obj
+def stop(context: Context, names: tuple[str, ...], *, force: bool, deadline: str) -> None:
+    """Shut VMs down and wait until they are off."""
+    seconds = parse_duration(deadline, path="--deadline")
+
+    def act(name: str) -> str:
+        done = context.client().vms.get(name).stop(force=force, deadline=seconds)
+        return "shut off" if done else "is shut off already"
+
+    _each(names, act)
+
+
+@click.command()
+@names
+@click.option("--force", is_flag=True, help="Press the reset button.")
+@click.pass_obj
+def reboot(context: Context, names: tuple[str, ...], *, force: bool) -> None:
+    """Ask guests to reboot."""
+
+    def act(name: str) -> str:
+        context.client().vms.get(name).reboot(force=force)
+        return "reset" if force else "asked to reboot"
+
+    _each(names, act)
+
+
+@click.command()
+@names
+@click.pass_obj
+def pause(context: Context, names: tuple[str, ...]) -> None:
+    """Let the vCPUs of VMs stand still."""
+    _each(names, lambda name: "paused" if context.client().vms.get(name).pause() else "is paused already")
+
+
+@click.command()
+@names
+@click.pass_obj
+def resume(context: Context, names: tuple[str, ...]) -> None:
+    """Let paused VMs run again."""
+    _each(names, lambda name: "running" if context.client().vms.get(name).resume() else "runs already")
+
+
+@click.command()
+@names
+@click.option("--force", is_flag=True, help="Also if it runs: pull the plug first.")
+@click.pass_obj
+def delete(context: Context, names: tuple[str, ...], *, force: bool) -> None:
+    """Delete VMs, with the disks and console logs that vmkit made for them; other disks are left alone."""
+    _each(names, lambda name: "removed " + ", ".join(context.client().vms.get(name).delete(force=force)))
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--for", "layers", multiple=True, metavar="LAYER", help="running, console, boot, agent or address. Repeat for more."
+)
+@click.option("--deadline", default="90s", show_default=True, help="How long to wait.")
+@output_option
+@click.pass_obj
+def wait(context: Context, name: str, *, layers: tuple[str, ...], deadline: str, output: str) -> None:
+    """Wait until a VM is ready; says which layer is stuck if it is not in time."""
+    from vmkit.vm.readiness import Layer
+
+    known = [layer.value for layer in Layer]
+    if wrong := next((w for w in layers if w not in known), None):
+        raise SpecError(f"'{wrong}' is nothing to wait for", path="--for", hint=f"one of {', '.join(known)}")
+    vm = context.client().vms.get(name)
+    with progress() as reporter:
+        seconds = parse_duration(deadline, path="--deadline")
+        ready = vm.wait(layers=[Layer(w) for w in layers], deadline=seconds, reporter=reporter)
+    if output == "table":
+        click.echo(f"{name}:{_ready(ready).lstrip(',')}")
+        _show_steps(ready)
+    else:
+        emit(ready, output=output)
+
+
+def _spec(name: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """The spec as a file would have it; vmkit.vm.spec checks it."""
+    spec: dict[str, Any] = {"name": name}
+    for key in ("image", "vcpus", "memory", "accel", "cpu", "machine", "cmdline"):
+        if flags[key] is not None:
+            spec[key] = flags[key]
+    if flags["disks"]:
+        spec["disks"] = [_pairs(text, "size", f"--disk '{text}'") for text in flags["disks"]]
+    if flags["nics"]:
+        spec["nics"] = [_pairs(text, "network", f"--nic '{text}'") for text in flags["nics"]]
+    if flags["qemu_args"]:
+        spec["qemu_args"] = list(flags["qemu_args"])
+    if flags["autostart"]:
+        spec["autostart"] = True
+    if flags["labels"]:
+        spec["labels"] = dict(_pair(text, "--label") for text in flags["labels"])
+    return spec
+
+
+def _pairs(text: str, first: str, option: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for i, part in enumerate(text.split(",")):
+        key, value = (first, part) if i == 0 and "=" not in part else _pair(part, option)
+        found[key] = value
+    return found
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise SpecError(f"'{text}' is not KEY=VALUE", path=option)
+    return key, value
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    from vmkit.values import to_plain
+
+    plain: dict[str, Any] = to_plain(row)
+    return plain
+
+
+def _ready(ready: Ready | None) -> str:
+    return "" if ready is None else f", ready after {show_duration(ready.seconds)}"
+
+
+def _show_steps(ready: Ready | None) -> None:
+    for step in ready.steps if ready else ():
+        click.echo(f"  {step.seconds:7.2f} s  {step.layer.value}" + (f"  {step.detail}" if step.detail else ""))
+
+
+def _each(names: tuple[str, ...], act: Callable[[str], str]) -> None:
+    """Do it for every name; an error with one does not keep the others from their turn, and is raised at the end."""
+    failed: VmkitError | None = None
+    for name in names:
+        try:
+            click.echo(f"{name}: {act(name)}")
+        except VmkitError as e:
+            if failed is not None or len(names) > 1:
+                note(e.message + (f" ({e.hint})" if e.hint else ""), warning=True)
+            failed = failed or e
+    if failed is not None:
+        raise failed

@@ -1,0 +1,54 @@
+"""A terminal that passes every key on."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import tty
+from collections.abc import Callable
+
+ESCAPE = b"\x1d"
+"""Ctrl-], as in virsh, telnet and docker's kin."""
+
+
+def pass_through(send: Callable[[bytes], None], closed: Callable[[], bool]) -> str:
+    """Read keys from standard input and pass them to `send` until Ctrl-] or the end of the input.
+
+    The terminal is put into raw mode meanwhile, and back whatever happens.
+
+    Args:
+        send: takes what was typed.
+        closed: whether the other side is gone.
+
+    Returns:
+        'detached' (the key was pressed), 'end of input', or 'closed'.
+    """
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd) if os.isatty(fd) else None
+    try:
+        if before is not None:
+            tty.setraw(fd)
+        while not closed():
+            if not select.select([fd], [], [], 0.2)[0]:
+                continue
+            data = os.read(fd, 4096)
+            if not data:
+                return "end of input"
+            head, escape, _ = data.partition(ESCAPE)
+            if head:
+                send(head)
+            if escape:
+                return "detached"
+        return "closed"
+    finally:
+        if before is not None:
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def write_out(data: bytes) -> None:
+    """Write bytes to standard output at once."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(sys.stdout.fileno(), view) :]

@@ -1,0 +1,41 @@
+"""What a guest wrote to its serial console, from its first byte: libvirt logs it into a volume of vmkit's pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmkit.errors import NotFoundError, VmkitError
+from vmkit.hypervisor.host import Host
+from vmkit.image.place import POOL
+
+
+def log_name(vm: str) -> str:
+    """Name of the volume that holds a VM's console log."""
+    return f"{vm}-console.log"
+
+
+def read(host: Host, volume: str, *, last: int | None = None) -> str:
+    """The log, or its last `last` bytes; '' if the guest has not written anything yet.
+
+    Raises:
+        UnreachableError: the host does not answer.
+    """
+    pool = host.pool(POOL)
+    local = Path(pool.folder) / volume
+    if host.local and local.exists():
+        with local.open("rb") as f:
+            size = local.stat().st_size
+            f.seek(max(0, size - last) if last is not None else 0)
+            return f.read().decode(errors="replace")
+    try:
+        return pool.read(volume, last=last).decode(errors="replace")
+    except NotFoundError:
+        return ""
+
+
+def read_or_nothing(host: Host, volume: str | None, *, last: int | None = None) -> str:
+    """As `read`, for messages: '' where there is no log or it cannot be read."""
+    try:
+        return read(host, volume, last=last) if volume else ""
+    except VmkitError:
+        return ""

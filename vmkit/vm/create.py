@@ -1,0 +1,128 @@
+"""Making a VM: facts, plan, then the steps under a journal entry."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vmkit.errors import ConflictError
+from vmkit.hypervisor.domain import Domain
+from vmkit.hypervisor.host import Host
+from vmkit.hypervisor.volume import Pool
+from vmkit.image.place import POOL, ensure_pool, place
+from vmkit.image.qcow2 import virtual_size
+from vmkit.plan import Plan
+from vmkit.progress import Reporter, silent
+from vmkit.system.files import template
+from vmkit.system.journal import Entry, journalled
+from vmkit.vm import xml
+from vmkit.vm.choices import Design, decide
+from vmkit.vm.console_log import log_name
+from vmkit.vm.facts import gather
+from vmkit.vm.spec import VmSpec, dump
+
+if TYPE_CHECKING:
+    from vmkit.image.manifest import Image
+    from vmkit.image.place import Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A VM that could be made now: what was asked for, what was decided, and from which images."""
+
+    spec: VmSpec
+    design: Design
+    plan: Plan
+    images: Mapping[str, Image]
+
+
+def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent) -> Prepared:
+    """Gather facts and decide. Nothing is changed, but for the KVM probe guest that runs once a boot.
+
+    Raises:
+        NotFoundError, ConflictError, RefusedError, SpecError: as `choices.decide`, and where an image is missing.
+    """
+    from vmkit.image.api import Images
+
+    store = Images()
+    names = {spec.image, *(d.image for d in spec.disks)} - {None, ""}
+    images = {name: store.get(name) for name in sorted(n for n in names if n)}
+    facts = gather(host, spec, reporter)
+    sizes = {name: virtual_size(image.disk.path) for name, image in images.items() if image.disk}
+    design, plan = decide(spec, facts, images, sizes)
+    return Prepared(spec, design, plan, images)
+
+
+def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start: bool = True) -> Domain:
+    """Carry the plan out: place images, make volumes, define, start.
+
+    After a failure everything that was made is removed again, but for placed images, which other VMs share.
+    """
+    design, spec = prepared.design, prepared.spec
+    identity = str(uuids.uuid4())
+    volumes = [d.volume for d in design.disks]
+    log = log_name(design.name) if host.driver == "QEMU" else None
+    with journalled("create", design.name, "begin", uri=host.uri, uuid=identity, volumes=[], log=log) as entry:
+        pool = ensure_pool(host) if design.disks or log else None
+        try:
+            placed = {name: place(host, image, reporter) for name, image in prepared.images.items()}
+            paths = _make_volumes(pool, design, placed, entry) if pool else {}
+            main = placed.get(spec.image or "")
+            placement = xml.Placement(
+                kernel=main.kernel if main else None,
+                initrd=main.initrd if main else None,
+                volumes=paths,
+                console_log=str(pool.folder / log) if pool and log else None,
+            )
+            remembered = xml.Remembered(dump(spec), spec.image, tuple(volumes), log)
+            base = template("domain.xml").read_text()
+            entry.advance("define")
+            domain = host.define(xml.domain_xml(base, design, placement, remembered, identity))
+            if spec.autostart:
+                domain.set_autostart(True)
+            if start:
+                entry.advance("start")
+                domain.start()
+        except BaseException:
+            undo(host, entry.record.data)
+            raise
+    return domain
+
+
+def undo(host: Host, data: Mapping[str, object]) -> list[str]:
+    """Remove what a creation that did not come to its end has made; returns what it removed."""
+    removed: list[str] = []
+    identity = str(data["uuid"])
+    for domain in host.domains():
+        if domain.uuid == identity:
+            if domain.state().active:
+                domain.destroy()
+            domain.undefine()
+            removed.append(f"domain {domain.name}")
+    volumes = data["volumes"]
+    assert isinstance(volumes, list)  # noqa: S101 - written by this module
+    if volumes or data["log"]:
+        pool = host.pool(POOL)
+        removed += [f"volume {v}" for v in volumes if pool.delete(v)]
+        if data["log"]:
+            pool.delete(str(data["log"]))
+    return removed
+
+
+def _make_volumes(pool: Pool, design: Design, placed: Mapping[str, Placed], entry: Entry) -> dict[str, str]:
+    """Make each disk. A volume is journalled just before it is made, and only if it was not there before."""
+    paths: dict[str, str] = {}
+    made: list[str] = []
+    for disk in design.disks:
+        backing = placed[disk.backing].disk if disk.backing else None
+        if pool.path(disk.volume) is not None:
+            raise ConflictError(
+                f"there is a volume {disk.volume} in {pool.folder} that belongs to no VM of this name",
+                hint="rename it or delete it, or give the VM another name",
+            )
+        made.append(disk.volume)
+        entry.advance("volumes", volumes=list(made))
+        paths[disk.volume] = pool.create(xml.volume_xml(disk.volume, disk.size, backing))
+    return paths

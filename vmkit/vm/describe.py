@@ -1,0 +1,96 @@
+"""What a domain's XML says, as values: of any domain, whoever defined it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk of a domain: `source` is its file, volume or block device; None for an empty drive."""
+
+    device: str
+    bus: str
+    source: str | None
+    format: str | None
+    kind: str
+    readonly: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A network card of a domain: `network` is 'network:NAME', 'bridge:NAME', 'user', ..."""
+
+    mac: str | None
+    model: str | None
+    network: str
+    tap: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The parts of a domain's XML that people ask for."""
+
+    accelerator: str
+    arch: str
+    machine: str | None
+    cpu: str
+    kernel: str | None
+    disks: tuple[Disk, ...]
+    nics: tuple[Nic, ...]
+    qemu_args: tuple[str, ...]
+
+
+def describe(xml: str) -> Described:
+    """Read a domain's XML."""
+    root = ET.fromstring(xml)  # noqa: S314 - libvirt's own answer
+    kind = root.find("os/type")
+    attributes = kind.attrib if kind is not None else {}
+    domain_type = root.get("type", "")
+    args = root.iterfind("{http://libvirt.org/schemas/domain/qemu/1.0}commandline/{*}arg")
+    return Described(
+        accelerator="tcg" if domain_type == "qemu" else domain_type,
+        arch=attributes.get("arch", ""),
+        machine=attributes.get("machine"),
+        cpu=_cpu(root.find("cpu")),
+        kernel=root.findtext("os/kernel"),
+        disks=tuple(_disk(d) for d in root.iterfind("devices/disk")),
+        nics=tuple(_nic(n) for n in root.iterfind("devices/interface")),
+        qemu_args=tuple(a.get("value", "") for a in args),
+    )
+
+
+def _cpu(cpu: ET.Element | None) -> str:
+    if cpu is None:
+        return "default"
+    model = cpu.findtext("model")
+    return model if model and cpu.get("mode", "custom") == "custom" else cpu.get("mode", "custom")
+
+
+def _disk(disk: ET.Element) -> Disk:
+    source, target, driver = disk.find("source"), disk.find("target"), disk.find("driver")
+    where = None
+    if source is not None:
+        names = ("file", "dev", "volume", "name", "dir")
+        where = next((v for n in names if (v := source.get(n))), None)
+    return Disk(
+        device=target.get("dev", "") if target is not None else "",
+        bus=target.get("bus", "") if target is not None else "",
+        source=where,
+        format=driver.get("type") if driver is not None else None,
+        kind=disk.get("device", "disk"),
+        readonly=disk.find("readonly") is not None,
+    )
+
+
+def _nic(nic: ET.Element) -> Nic:
+    source, model, mac, target = (nic.find(t) for t in ("source", "model", "mac", "target"))
+    kind = nic.get("type", "")
+    name = source.get(kind) or source.get("dev") if source is not None else None
+    return Nic(
+        mac=mac.get("address") if mac is not None else None,
+        model=model.get("type") if model is not None else None,
+        network=f"{kind}:{name}" if name else kind,
+        tap=target.get("dev") if target is not None else None,
+    )

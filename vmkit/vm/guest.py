@@ -1,0 +1,56 @@
+"""What goes on inside a guest, through its agent."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+
+from vmkit.errors import DeadlineError, EffectError, VmkitError
+from vmkit.hypervisor.domain import Domain
+from vmkit.system.clock import Deadline
+from vmkit.system.process import Completed
+
+
+def answers(domain: Domain) -> bool:
+    """Whether the guest agent answers a ping within a second or two."""
+    try:
+        domain.agent("guest-ping", timeout=2)
+    except VmkitError:
+        return False
+    return True
+
+
+def run(domain: Domain, argv: Sequence[str], *, timeout: float = 60.0, stdin: bytes | None = None) -> Completed:
+    """Run a program in the guest, without a shell, to its end.
+
+    Raises:
+        EffectError: the agent does not answer, or cannot start the program.
+        DeadlineError: it has not ended in time; it goes on in the guest.
+    """
+    arguments = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
+    if stdin is not None:
+        arguments["input-data"] = base64.b64encode(stdin).decode()
+    try:
+        pid = domain.agent("guest-exec", arguments)["pid"]
+    except VmkitError as e:
+        raise EffectError(
+            f"cannot run '{argv[0]}' in {domain.name}: {e.message}",
+            hint=f"does its guest agent run? vmkit wait {domain.name} --for agent",
+        ) from e
+    deadline = Deadline(timeout)
+    pause = 0.02
+    while True:
+        status = domain.agent("guest-exec-status", {"pid": pid})
+        if status["exited"]:
+            break
+        if deadline.passed:
+            raise DeadlineError(f"'{argv[0]}' in {domain.name} has not ended within {timeout:g} s; it goes on there")
+        time.sleep(pause)
+        pause = min(0.5, pause * 1.5)
+    code = status.get("exitcode", -status.get("signal", 1))
+    return Completed(code, _decoded(status.get("out-data")), _decoded(status.get("err-data")))
+
+
+def _decoded(data: str | None) -> str:
+    return base64.b64decode(data or "").decode(errors="replace")

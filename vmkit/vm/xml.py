@@ -1,0 +1,199 @@
+"""The domain XML of a design. Pure; one small function for each concern of the document.
+
+Format: https://libvirt.org/formatdomain.html. The order of elements follows libvirt's own output, as its RelaxNG schema
+does not care.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from xml.etree import ElementTree as ET
+
+from vmkit.vm.choices import Design, DiskDesign, NicDesign
+
+NAMESPACE: Final = "urn:vmkit:vm:1"
+"""Namespace of vmkit's own element in <metadata>."""
+QEMU_NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
+AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the parts of a design lie on the host, known once they are there."""
+
+    kernel: str | None = None
+    initrd: str | None = None
+    volumes: Mapping[str, str] | None = None  # volume name -> path
+    console_log: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What vmkit keeps about a VM in the domain's <metadata>.
+
+    Attributes:
+        spec: what was asked for, as plain data.
+        image: image of the first disk and of the kernel.
+        volumes: disks that vmkit made, so that it may delete them.
+        console_log: volume that holds what the guest wrote to its console.
+    """
+
+    spec: dict[str, Any]
+    image: str | None
+    volumes: tuple[str, ...]
+    console_log: str | None
+
+
+ET.register_namespace("vmkit", NAMESPACE)
+ET.register_namespace("qemu", QEMU_NAMESPACE)
+
+
+def domain_xml(base: str, design: Design, placement: Placement, remembered: Remembered, uuid: str) -> str:
+    """The domain XML of a design.
+
+    Args:
+        base: content of templates/domain.xml.
+        design: what was decided.
+        placement: where its parts lie.
+        remembered: goes into <metadata>.
+        uuid: identity of the domain.
+    """
+    root = ET.fromstring(base)  # noqa: S314 - our own template
+    root.set("type", design.domain_type)
+    devices = root.find("devices")
+    assert devices is not None  # noqa: S101 - our own template has them
+    if design.domain_type == "test":
+        for child in list(root):
+            if child.tag not in ("devices", "on_poweroff", "on_reboot", "on_crash"):
+                root.remove(child)
+        for child in list(devices):
+            devices.remove(child)
+    for i, element in enumerate(
+        [*_identity(design, uuid), _metadata(remembered), *_size(design), _os(design, placement)]
+    ):
+        root.insert(i, element)
+    if (cpu := _cpu(design)) is not None:
+        root.insert(list(root).index(root.find("on_poweroff") or root[-1]), cpu)
+    for disk in design.disks:
+        devices.append(_disk(disk, (placement.volumes or {})[disk.volume]))
+    if any(d.bus.value == "scsi" for d in design.disks):
+        ET.SubElement(devices, "controller", type="scsi", model="virtio-scsi")
+    devices.extend(_nic(n) for n in design.nics)
+    devices.extend(_serial(placement.console_log))
+    if design.agent:
+        channel = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(channel, "target", type="virtio", name=AGENT_CHANNEL)
+    if design.qemu_args:
+        commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
+        for arg in design.qemu_args:
+            ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=arg)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode")
+
+
+def remembered_in(element: str) -> Remembered | None:
+    """Read vmkit's element back; None where it is not one that this version wrote."""
+    try:
+        body = json.loads(ET.fromstring(element).text or "")  # noqa: S314 - libvirt's own answer
+        return Remembered(body["spec"], body["image"], tuple(body["volumes"]), body["console_log"])
+    except (ET.ParseError, ValueError, KeyError, TypeError):
+        return None
+
+
+def volume_xml(name: str, size: int, backing: str | None) -> str:
+    """XML of a qcow2 volume of `size` bytes, on top of the qcow2 file `backing` if one is given."""
+    root = ET.Element("volume")
+    ET.SubElement(root, "name").text = name
+    ET.SubElement(root, "capacity", unit="bytes").text = str(size)
+    target = ET.SubElement(root, "target")
+    ET.SubElement(target, "format", type="qcow2")
+    permissions = ET.SubElement(target, "permissions")
+    ET.SubElement(permissions, "mode").text = "0600"
+    if backing:
+        store = ET.SubElement(root, "backingStore")
+        ET.SubElement(store, "path").text = backing
+        ET.SubElement(store, "format", type="qcow2")
+    return ET.tostring(root, encoding="unicode")
+
+
+def _text(tag: str, text: object, **attributes: str) -> ET.Element:
+    element = ET.Element(tag, attributes)
+    element.text = str(text)
+    return element
+
+
+def _identity(design: Design, uuid: str) -> list[ET.Element]:
+    return [_text("name", design.name), _text("uuid", uuid)]
+
+
+def _metadata(remembered: Remembered) -> ET.Element:
+    body = {
+        "spec": remembered.spec,
+        "image": remembered.image,
+        "volumes": list(remembered.volumes),
+        "console_log": remembered.console_log,
+    }
+    metadata = ET.Element("metadata")
+    ET.SubElement(metadata, f"{{{NAMESPACE}}}vm").text = json.dumps(body, sort_keys=True)
+    return metadata
+
+
+def _size(design: Design) -> list[ET.Element]:
+    return [_text("memory", design.memory.kib, unit="KiB"), _text("vcpu", design.vcpus)]
+
+
+def _os(design: Design, placement: Placement) -> ET.Element:
+    os = ET.Element("os")
+    kind = ET.SubElement(os, "type", arch=design.arch)
+    kind.text = "hvm"
+    if design.machine:
+        kind.set("machine", design.machine)
+    if placement.kernel:
+        ET.SubElement(os, "kernel").text = placement.kernel
+        if placement.initrd:
+            ET.SubElement(os, "initrd").text = placement.initrd
+        if design.cmdline:
+            ET.SubElement(os, "cmdline").text = design.cmdline
+    else:
+        ET.SubElement(os, "boot", dev="hd")
+    return os
+
+
+def _cpu(design: Design) -> ET.Element | None:
+    if design.cpu_mode is None:
+        return None
+    cpu = ET.Element("cpu", mode=design.cpu_mode)
+    if design.cpu_model:
+        ET.SubElement(cpu, "model", fallback="forbid").text = design.cpu_model
+    return cpu
+
+
+def _disk(disk: DiskDesign, path: str) -> ET.Element:
+    element = ET.Element("disk", type="file", device="disk")
+    ET.SubElement(element, "driver", name="qemu", type="qcow2", discard="unmap")
+    ET.SubElement(element, "source", file=path)
+    ET.SubElement(element, "target", dev=disk.device, bus=disk.bus.value)
+    return element
+
+
+def _nic(nic: NicDesign) -> ET.Element:
+    element = ET.Element("interface", type=nic.kind)
+    if nic.mac:
+        ET.SubElement(element, "mac", address=nic.mac)
+    if nic.source:
+        ET.SubElement(element, "source", {nic.kind: nic.source})
+    ET.SubElement(element, "model", type=nic.model)
+    return element
+
+
+def _serial(console_log: str | None) -> list[ET.Element]:
+    serial = ET.Element("serial", type="pty")
+    if console_log:
+        ET.SubElement(serial, "log", file=console_log, append="off")
+    ET.SubElement(serial, "target", port="0")
+    console = ET.Element("console", type="pty")
+    ET.SubElement(console, "target", type="serial", port="0")
+    return [serial, console]
