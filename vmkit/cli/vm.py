@@ -51,7 +51,7 @@ names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @output_option
 @click.pass_obj
 def create(
-    context: Context, name: str, *, wait: bool, deadline: str, no_start: bool, plan: bool, output: str, **flags: Any
+    context: Context, /, name: str, *, wait: bool, deadline: str, no_start: bool, plan: bool, output: str, **flags: Any
 ) -> None:
     """Create a VM from an image and start it."""
     spec = _spec(name, flags)

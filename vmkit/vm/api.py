@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from vmkit.plan import Plan
     from vmkit.system.process import Completed
     from vmkit.vm.describe import Disk, Nic
+    from vmkit.vm.metadata import Remembered
     from vmkit.vm.readiness import Layer, Ready
     from vmkit.vm.spec import VmSpec
-    from vmkit.vm.xml import Remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Vm:
 
     def remembered(self) -> Remembered | None:
         """What vmkit keeps in the domain's metadata; None for a domain that another tool made."""
-        from vmkit.vm.xml import NAMESPACE, remembered_in
+        from vmkit.vm.metadata import NAMESPACE, remembered_in
 
         element = self.domain.metadata(NAMESPACE)
         return remembered_in(element) if element else None
@@ -332,7 +332,7 @@ class Vms:
 
     def list(self) -> list[Summary]:
         """Every domain of the host, whoever made it, by name."""
-        from vmkit.vm.xml import NAMESPACE, remembered_in
+        from vmkit.vm.metadata import NAMESPACE, remembered_in
 
         rows = []
         for domain in self._connect().domains():

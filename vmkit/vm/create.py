@@ -15,12 +15,13 @@ from vmkit.image.place import POOL, ensure_pool, place
 from vmkit.image.qcow2 import virtual_size
 from vmkit.plan import Plan
 from vmkit.progress import Reporter, silent
-from vmkit.system.files import template
 from vmkit.system.journal import Entry, journalled
+from vmkit.system.templates import template
 from vmkit.vm import xml
 from vmkit.vm.choices import Design, decide
 from vmkit.vm.console_log import log_name
 from vmkit.vm.facts import gather
+from vmkit.vm.metadata import Remembered
 from vmkit.vm.spec import VmSpec, dump
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start:
                 volumes=paths,
                 console_log=str(pool.folder / log) if pool and log else None,
             )
-            remembered = xml.Remembered(dump(spec), spec.image, tuple(volumes), log)
+            remembered = Remembered(dump(spec), spec.image, tuple(volumes), log)
             base = template("domain.xml").read_text()
             entry.advance("define")
             domain = host.define(xml.domain_xml(base, design, placement, remembered, identity))

@@ -6,16 +6,14 @@ does not care.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from xml.etree import ElementTree as ET
 
 from vmkit.vm.choices import Design, DiskDesign, NicDesign
+from vmkit.vm.metadata import NAMESPACE, Remembered, to_text
 
-NAMESPACE: Final = "urn:vmkit:vm:1"
-"""Namespace of vmkit's own element in <metadata>."""
 QEMU_NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 
@@ -28,23 +26,6 @@ class Placement:
     initrd: str | None = None
     volumes: Mapping[str, str] | None = None  # volume name -> path
     console_log: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What vmkit keeps about a VM in the domain's <metadata>.
-
-    Attributes:
-        spec: what was asked for, as plain data.
-        image: image of the first disk and of the kernel.
-        volumes: disks that vmkit made, so that it may delete them.
-        console_log: volume that holds what the guest wrote to its console.
-    """
-
-    spec: dict[str, Any]
-    image: str | None
-    volumes: tuple[str, ...]
-    console_log: str | None
 
 
 ET.register_namespace("vmkit", NAMESPACE)
@@ -94,15 +75,6 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     return ET.tostring(root, encoding="unicode")
 
 
-def remembered_in(element: str) -> Remembered | None:
-    """Read vmkit's element back; None where it is not one that this version wrote."""
-    try:
-        body = json.loads(ET.fromstring(element).text or "")  # noqa: S314 - libvirt's own answer
-        return Remembered(body["spec"], body["image"], tuple(body["volumes"]), body["console_log"])
-    except (ET.ParseError, ValueError, KeyError, TypeError):
-        return None
-
-
 def volume_xml(name: str, size: int, backing: str | None) -> str:
     """XML of a qcow2 volume of `size` bytes, on top of the qcow2 file `backing` if one is given."""
     root = ET.Element("volume")
@@ -130,14 +102,8 @@ def _identity(design: Design, uuid: str) -> list[ET.Element]:
 
 
 def _metadata(remembered: Remembered) -> ET.Element:
-    body = {
-        "spec": remembered.spec,
-        "image": remembered.image,
-        "volumes": list(remembered.volumes),
-        "console_log": remembered.console_log,
-    }
     metadata = ET.Element("metadata")
-    ET.SubElement(metadata, f"{{{NAMESPACE}}}vm").text = json.dumps(body, sort_keys=True)
+    ET.SubElement(metadata, f"{{{NAMESPACE}}}vm").text = to_text(remembered)
     return metadata
 
 
