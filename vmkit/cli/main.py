@@ -133,7 +133,7 @@ def _recover() -> None:
 
     # Looked at by hand: most runs find nothing there, and need not pay for the import of the journal.
     try:
-        if not any(name.endswith(".json") for name in os.listdir(home() / "jobs")):
+        if not any(path.suffix == ".json" for path in (home() / "jobs").iterdir()):
             return
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return

@@ -1,25 +1,110 @@
-"""The one fact that is read from a qcow2 file itself. Format: QEMU's docs/interop/qcow2.rst, section 'Header'."""
+"""The header of qcow2 files, read here so that what a stranger's file says is judged before QEMU opens it.
+
+Format: docs/interop/qcow2.txt of QEMU.
+"""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from vmkit.errors import EffectError
+from vmkit.errors import RefusedError
 from vmkit.values import Bytes
+
+MAGIC: Final = b"QFI\xfb"
+HEADER_LIMIT: Final = 64 * 1024
+"""Bytes of a file that are looked at. Header extensions lie in the first cluster, which is 64 KiB by default; a larger
+cluster whose extensions go on beyond this is refused."""
+
+_FIXED: Final = struct.Struct(">4sIQIIQIIQQIIQ")
+_V3: Final = struct.Struct(">QQQII")
+_DATA_FILE_BIT: Final = 1 << 2
+_END_OF_EXTENSIONS: Final = 0
+_BACKING_FORMAT: Final = 0xE2792ACA
+_DATA_FILE_NAME: Final = 0x44415441
+
+
+@dataclass(frozen=True, slots=True)
+class Qcow2Header:
+    """What matters of a qcow2 header.
+
+    Attributes:
+        version: 2 or 3.
+        virtual_size: bytes that the guest sees.
+        backing: whether it names a backing file.
+        data_file: whether its data is in another file.
+        encrypted: whether it is encrypted.
+    """
+
+    version: int
+    virtual_size: Bytes
+    backing: bool
+    data_file: bool
+    encrypted: bool
+
+
+def is_qcow2(head: bytes) -> bool:
+    """Whether a file that begins so is qcow2 (or its predecessor qcow)."""
+    return head.startswith(MAGIC)
+
+
+def parse_header(head: bytes) -> Qcow2Header:
+    """Read the header from the first bytes of a file (HEADER_LIMIT of them, or the whole file if it is shorter).
+
+    Raises:
+        RefusedError: it is cut off or contradicts itself.
+    """
+    if len(head) < _FIXED.size or not is_qcow2(head):
+        raise RefusedError("not a whole qcow2 header")
+    _, version, backing_offset, _, cluster_bits, size, crypt, *_ = _FIXED.unpack_from(head)
+    if version not in (2, 3):
+        raise RefusedError(
+            f"qcow version {version} is not one of 2 and 3", hint="convert it: qemu-img convert -O qcow2"
+        )
+    if not 9 <= cluster_bits <= 21:
+        raise RefusedError(f"a qcow2 file cannot have clusters of 2^{cluster_bits} bytes")
+    incompatible, length = 0, _FIXED.size
+    if version == 3:
+        if len(head) < _FIXED.size + _V3.size:
+            raise RefusedError("not a whole qcow2 header")
+        incompatible, *_, length = _V3.unpack_from(head, _FIXED.size)
+        if length < _FIXED.size + _V3.size or length % 8:
+            raise RefusedError(f"a qcow2 header cannot be {length} bytes long")
+    names = _extensions(head, length, min(1 << cluster_bits, backing_offset or (1 << cluster_bits)))
+    return Qcow2Header(
+        version=version,
+        virtual_size=Bytes(size),
+        backing=backing_offset != 0 or _BACKING_FORMAT in names,
+        data_file=bool(incompatible & _DATA_FILE_BIT) or _DATA_FILE_NAME in names,
+        encrypted=crypt != 0,
+    )
+
+
+def _extensions(head: bytes, start: int, end: int) -> set[int]:
+    """Types of the header extensions between `start` and `end`."""
+    found = set()
+    at = start
+    while at + 8 <= end:
+        if at + 8 > len(head):
+            raise RefusedError("the header extensions of this qcow2 file are cut off, or larger than is sensible")
+        kind, length = struct.unpack_from(">II", head, at)
+        if kind == _END_OF_EXTENSIONS:
+            break
+        found.add(kind)
+        at += 8 + length + -length % 8
+    return found
 
 
 def virtual_size(path: Path) -> Bytes:
-    """Size of the disk that a guest sees, bytes.
+    """Bytes that a guest sees of a qcow2 file.
 
     Raises:
-        EffectError: it is not a qcow2 file, or cannot be read.
+        RefusedError: it is none, or it cannot be read.
     """
     try:
         with path.open("rb") as f:
-            head = f.read(32)
+            return parse_header(f.read(HEADER_LIMIT)).virtual_size
     except OSError as e:
-        raise EffectError(f"cannot read {path}: {e.strerror}") from e
-    if len(head) < 32 or head[:4] != b"QFI\xfb":
-        raise EffectError(f"{path} is not a qcow2 file", hint="build or import the image again")
-    return Bytes(struct.unpack(">Q", head[24:32])[0])
+        raise RefusedError(f"cannot read {path}: {e.strerror}") from e

@@ -19,4 +19,4 @@ def template(name: str) -> Path:
     for path in (beside, installed):
         if path.exists():
             return path
-    raise NotFoundError(f"vmkit's own file {name} is missing", hint="install vmkit again; looked in " + str(installed))
+    raise NotFoundError(f"vmkit's own file {name} is missing", hint=f"install vmkit again; looked in {installed}")

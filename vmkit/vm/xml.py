@@ -57,7 +57,7 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     ):
         root.insert(i, element)
     if (cpu := _cpu(design)) is not None:
-        root.insert(list(root).index(root.find("on_poweroff") or root[-1]), cpu)
+        root.append(cpu)
     for disk in design.disks:
         devices.append(_disk(disk, (placement.volumes or {})[disk.volume]))
     if any(d.bus.value == "scsi" for d in design.disks):
