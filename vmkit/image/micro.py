@@ -1,0 +1,160 @@
+"""The builder of the micro guest: Debian's cloud kernel, and an initramfs made for trying things on it.
+
+What the guest does is in templates/micro: `init` is its first process, `guest.c` its resident program.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from vmkit.errors import UnsupportedError
+from vmkit.image import cpio, packages, store
+from vmkit.image.manifest import Image, ImageKind
+from vmkit.image.modules import load_order, module_name, parse_dependencies, unpacked
+from vmkit.progress import Finished, Reporter, Started, silent
+from vmkit.system.clock import stopwatch
+from vmkit.system.process import find_program, run
+from vmkit.system.templates import template
+from vmkit.values import Bytes
+
+KERNEL_PACKAGE: Final = "linux-image-cloud-amd64"
+MODULES: Final = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "virtio_rng", "button", "evdev")
+OPTIONAL_MODULES: Final = ("virtio_scsi", "virtio_balloon", "e1000", "e1000e", "ahci", "sd_mod")
+"""Debian's cloud kernel has no e1000 and no ahci today; the balloon and SCSI it has."""
+
+COMMANDS: Final = ("counter", "dirty", "edu-id", "load-modules")
+MARKER: Final = "vmkit-micro: ready"
+PROBE_MARKER: Final = "vmkit-micro: kernel up"
+CMDLINE: Final = (
+    "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 random.trust_cpu=on tsc=reliable no_timer_check"
+)
+"""quiet: every line on the serial port costs milliseconds. panic=-1: reboot at once, which QEMU and libvirt see.
+tsc and timer: their calibration and checks cost time, and fail now and then on a loaded machine under TCG."""
+
+DISK_SIZE: Final = Bytes.parse("64M")
+MIN_MEMORY: Final = Bytes.parse("96M")
+
+
+def build(name: str = "micro", *, force: bool = False, reporter: Reporter = silent) -> Image:
+    """Build the image; see `vmkit.image.api.Images.build_micro`."""
+    if platform.machine() != "x86_64":
+        raise UnsupportedError(f"the micro image is built on x86-64 only, not on {platform.machine()}")
+    compiler = find_program("gcc", package="gcc libc6-dev")
+    for program, package in (("depmod", "kmod"), ("mke2fs", "e2fsprogs"), ("qemu-img", "qemu-utils")):
+        find_program(program, package=package)
+    with store.making(name, force=force) as (folder, commit):
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        with _step(reporter, "packages", "Debian kernel, busybox and guest agent"):
+            kernel_package = _kernel_package()
+            version = packages.field(kernel_package, "Version")
+            tree = packages.unpack([kernel_package, "busybox-static", "qemu-guest-agent"], scratch)
+            libraries = packages.libraries(tree / "usr/sbin/qemu-ga", "qemu-guest-agent", scratch)
+        with _step(reporter, "initramfs", "modules, agent and guest program"):
+            guest = _compile(compiler, scratch)
+            nodes = [*_programs(tree, guest, libraries), *_modules(tree), *_templates()]
+            (folder / "initrd").write_bytes(cpio.archive(cpio.with_parents(nodes)))
+            shutil.copyfile(next((tree / "boot").glob("vmlinuz-*")), folder / "kernel")
+        with _step(reporter, "disk", "64 MiB, ext4"):
+            _make_disk(scratch / "disk.raw", folder / "disk.qcow2")
+        return commit(
+            Image(
+                name=name,
+                kind=ImageKind.MICRO,
+                arch="x86_64",
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                source=f"Debian {kernel_package} {version}",
+                kernel=store.describe(folder / "kernel"),
+                initrd=store.describe(folder / "initrd"),
+                disk=store.describe(folder / "disk.qcow2"),
+                cmdline=CMDLINE,
+                agent=True,
+                console_marker=MARKER,
+                min_memory=MIN_MEMORY,
+            )
+        )
+
+
+@contextmanager
+def _step(reporter: Reporter, step: str, text: str) -> Iterator[None]:
+    reporter(Started(step, text))
+    seconds = stopwatch()
+    yield
+    reporter(Finished(step, seconds(), text))
+
+
+def _kernel_package() -> str:
+    """The package with the files, on which the one with the stable name depends."""
+    depends = packages.dependencies(packages.field(KERNEL_PACKAGE, "Depends"))
+    for name in depends:
+        if name.startswith("linux-image-"):
+            return name
+    raise UnsupportedError(f"apt's {KERNEL_PACKAGE} names no kernel", hint="apt-get update")
+
+
+def _compile(compiler: Path, scratch: Path) -> bytes:
+    program = scratch / "vmkit-guest"
+    flags = ["-O2", "-Wall", "-static", "-pthread", "-s"]
+    run([compiler, *flags, "-o", program, template("micro/guest.c")], timeout=300)
+    return program.read_bytes()
+
+
+def _programs(tree: Path, guest: bytes, libraries: list[Path]) -> Iterator[cpio.Node]:
+    busybox = next(p for p in (tree / "bin/busybox", tree / "usr/bin/busybox") if p.exists())
+    yield cpio.Node.file("bin/busybox", busybox.read_bytes(), 0o755)
+    for applet in run([busybox, "--list"]).stdout.split():
+        if applet != "busybox" and "/" not in applet:
+            yield cpio.Node.link(f"bin/{applet}", "busybox")
+    yield cpio.Node.file("bin/vmkit-guest", guest, 0o755)
+    for command in COMMANDS:
+        yield cpio.Node.link(f"bin/{command}", "vmkit-guest")
+    yield cpio.Node.file("usr/sbin/qemu-ga", (tree / "usr/sbin/qemu-ga").read_bytes(), 0o755)
+    for library in libraries:
+        # Programs name the dynamic linker by its path; the rest is in a folder that Debian's glibc searches.
+        folder = "lib64" if library.name.startswith("ld-linux") else "lib/x86_64-linux-gnu"
+        yield cpio.Node.file(f"{folder}/{library.name}", library.read_bytes(), 0o755)
+
+
+def _modules(tree: Path) -> Iterator[cpio.Node]:
+    folder = next(p for p in (tree / "lib/modules", tree / "usr/lib/modules") if p.is_dir())
+    kernel = next(folder.iterdir())
+    # The package leaves modules.dep to be made when it is installed.
+    run(["/usr/sbin/depmod", "-b", folder.parent.parent, kernel.name])
+    dependencies = parse_dependencies((kernel / "modules.dep").read_text())
+    builtin = (kernel / "modules.builtin").read_text().splitlines()
+    order = load_order(MODULES, dependencies, builtin, OPTIONAL_MODULES)
+    for path in order:
+        yield cpio.Node.file(f"lib/modules/{module_name(path)}.ko", unpacked(path, (kernel / path).read_bytes()))
+    listing = "".join(f"/lib/modules/{module_name(path)}.ko\n" for path in order)
+    yield cpio.Node.file("lib/modules/load", listing.encode())
+
+
+def _templates() -> Iterator[cpio.Node]:
+    folder = template("micro")
+    for name, path in (("init", "init"), ("udhcpc", "etc/udhcpc"), ("shutdown", "sbin/shutdown")):
+        yield cpio.Node.file(path, (folder / name).read_bytes(), 0o755)
+    yield cpio.Node.file("etc/profile", (folder / "profile").read_bytes())
+    yield cpio.Node.file("etc/passwd", b"root::0:0:root:/:/bin/sh\n")
+    yield cpio.Node.file("etc/group", b"root:x:0:\n")
+    yield cpio.Node.file(
+        "etc/os-release", b'ID=vmkit-micro\nNAME="vmkit micro guest"\nPRETTY_NAME="vmkit micro guest"\n'
+    )
+    # The kernel opens the console for process 1 before anything is mounted.
+    yield cpio.Node.character_device("dev/console", 5, 1)
+    yield cpio.Node.character_device("dev/null", 1, 3, 0o666)
+    yield from (cpio.Node.folder(p) for p in ("proc", "sys", "run", "mnt", "root"))
+    yield cpio.Node.folder("tmp", 0o1777)
+    yield cpio.Node.link("var", "run")
+
+
+def _make_disk(raw: Path, qcow2: Path) -> None:
+    with raw.open("wb") as f:
+        f.truncate(DISK_SIZE)
+    run([find_program("mke2fs", package="e2fsprogs"), "-q", "-t", "ext4", "-L", "vmkit-data", "-F", raw])
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2])

@@ -1,0 +1,74 @@
+"""Which kernel modules an initramfs needs, and in which order they load. Pure."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+
+from vmkit.errors import UnsupportedError
+
+
+def parse_dependencies(modules_dep: str) -> dict[str, tuple[str, ...]]:
+    """modules.dep as depmod(8) writes it: path of a module -> paths of all that it needs."""
+    found = {}
+    for line in modules_dep.splitlines():
+        path, _, needs = line.partition(":")
+        if path:
+            found[path] = tuple(needs.split())
+    return found
+
+
+def module_name(path: str) -> str:
+    """'virtio_net' from 'kernel/drivers/net/virtio_net.ko.xz': what modprobe calls it."""
+    return PurePosixPath(path).name.partition(".")[0].replace("-", "_")
+
+
+def load_order(
+    wanted: Iterable[str],
+    dependencies: Mapping[str, tuple[str, ...]],
+    builtin: Iterable[str],
+    optional: Iterable[str] = (),
+) -> list[str]:
+    """Paths of the wanted modules and of what they need, each after what it needs itself.
+
+    Args:
+        wanted: names; one that is built into the kernel needs no loading.
+        dependencies: from `parse_dependencies`.
+        builtin: lines of modules.builtin.
+        optional: names that may be missing altogether.
+
+    Raises:
+        UnsupportedError: the kernel has no such module.
+    """
+    by_name = {module_name(p): p for p in dependencies}
+    inside = {module_name(line) for line in builtin}
+    order: dict[str, None] = {}
+
+    def add(path: str) -> None:
+        if path not in order:
+            for need in dependencies[path]:
+                add(need)
+            order[path] = None
+
+    skippable = {module_name(o) for o in optional}
+    for name in [*map(module_name, wanted), *skippable]:
+        if name in by_name:
+            add(by_name[name])
+        elif name not in inside and name not in skippable:
+            raise UnsupportedError(f"the kernel has no module '{name}'")
+    return list(order)
+
+
+def unpacked(path: str, data: bytes) -> bytes:
+    """A module as the kernel loads it without help; Debian 13 compresses its modules with xz.
+
+    Raises:
+        UnsupportedError: another compression.
+    """
+    match PurePosixPath(path).suffix:
+        case ".ko":
+            return data
+        case ".xz":
+            return lzma.decompress(data)
+    raise UnsupportedError(f"the module {path} is compressed in a way that is not known here")
