@@ -1,0 +1,244 @@
+"""Bringing up a pair lab: files, wires, hosts, and the wait until each answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from vmkit.errors import DeadlineError, EffectError, VmkitError
+from vmkit.hypervisor.host import Host
+from vmkit.lab import config
+from vmkit.lab.blueprint import Blueprint, HostPlan, blueprint, free_subnets
+from vmkit.lab.layout import MARK, Layout
+from vmkit.lab.network import Wires, wired
+from vmkit.lab.reality import running_hosts
+from vmkit.lab.state import LabState, Phase, save
+from vmkit.progress import Finished, Reporter, Started
+from vmkit.system.clock import Deadline, stopwatch
+from vmkit.system.process import find_program, run, spawn
+
+ANSWER_WITHIN = 60.0
+"""Seconds for libvirt of a new host to answer. It takes 1 to 3; the first start on a machine probes QEMU for longer."""
+
+_PACKAGES = {
+    "dnsmasq": "dnsmasq-base",
+    "libvirtd": "libvirt-daemon-system",
+    "nsenter": "util-linux",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "sshd": "openssh-server",
+    "unshare": "util-linux",
+    "virtlogd": "libvirt-daemon-system",
+}
+
+
+def programs() -> dict[str, Path]:
+    """Where the programs of a pair lab are.
+
+    Raises:
+        UnsupportedError: one is not installed; the hint names its Debian package.
+    """
+    return {name: find_program(name, package=package) for name, package in _PACKAGES.items()}
+
+
+def build(layout: Layout, state: LabState, hosts: int, reporter: Reporter) -> LabState:
+    """Make everything of a lab whose folder is empty but for its state; the caller tears down after an error.
+
+    Raises:
+        EffectError: a program failed; the details are the end of its log.
+        DeadlineError: a host does not answer in time.
+        UnsupportedError: a program is missing.
+    """
+    found = programs()
+    current = state
+
+    def settled(plan: Blueprint) -> None:
+        nonlocal current
+        current = state.at(Phase.BUILDING, plan)
+        save(layout, current)
+
+    with wired(_plans(layout.name, hosts), settled, layout.alias) as (plan, wires):
+        with _step(reporter, "files", f"{plan.subnet}"):
+            _write_files(layout, plan, found)
+        with _step(reporter, "hosts", ", ".join(h.name for h in plan.hosts)):
+            _start(layout, plan, wires, found)
+    with ThreadPoolExecutor(len(plan.hosts)) as pool:
+        for done in [pool.submit(_answers, layout, current, h, reporter) for h in plan.hosts]:
+            done.result()
+    if not running_hosts(layout, current)[1]:
+        raise EffectError("the lab's DHCP server ended while it started", details=_log_tails(layout, "switch"))
+    current = current.at(Phase.UP)
+    save(layout, current)
+    return current
+
+
+def _plans(name: str, hosts: int) -> Iterator[Blueprint]:
+    from vmkit.system.netlink import Links
+
+    with Links() as own:
+        taken = own.networks()
+    machine = Path("/etc/machine-id")
+    identity = machine.read_text().strip() if machine.exists() else "no machine-id"
+    for subnet in free_subnets(name, taken):
+        yield blueprint(name, hosts, subnet, identity)
+
+
+# -- files
+
+
+def _write_files(layout: Layout, plan: Blueprint, found: dict[str, Path]) -> None:
+    layout.pool.mkdir()
+    layout.logs("switch").mkdir(parents=True)
+    _keygen(found, layout.key)
+    public = layout.key.with_suffix(".pub").read_text()
+    masked = ("/root/.ssh",) if Path("/root/.ssh").is_dir() else ()
+    keys = {}
+    for host in plan.hosts:
+        own = layout.host(host.name)
+        for folder in config.host_folders():
+            (own / folder).mkdir(parents=True)
+        for name, text in config.host_files(layout, plan, host).items():
+            (own / name).write_text(text)
+        (own / "shadow").chmod(0o600)
+        (own / "etc-ssh/authorized_keys").write_text(public)
+        _keygen(found, own / "etc-ssh/ssh_host_ed25519_key")
+        keys[host.name] = (own / "etc-ssh/ssh_host_ed25519_key.pub").read_text()
+        wanted = config.init_config(layout, host, found, optional=masked)
+        (own / "init.json").write_text(json.dumps(wanted.plain(), indent=1))
+        _seed_cache(own / "var-cache-libvirt")
+    layout.known_hosts.write_text(config.known_hosts(plan, keys))
+    layout.ssh_config.write_text(config.ssh_config(layout, plan))
+    layout.ssh.write_text(config.ssh_wrapper(layout))
+    layout.ssh.chmod(0o755)
+    (layout.folder / "switch/dnsmasq.conf").write_text(config.dnsmasq_conf(layout, plan))
+
+
+def _keygen(found: dict[str, Path], path: Path) -> None:
+    run([found["ssh-keygen"], "-q", "-t", "ed25519", "-N", "", "-C", "vmkit lab", "-f", path])
+
+
+def _seed_cache(target: Path) -> None:
+    """Copy what the machine's libvirt knows of its QEMU binaries, which saves each host from probing them again."""
+    import shutil
+
+    source = Path("/var/cache/libvirt/qemu/capabilities")
+    if source.is_dir():
+        shutil.copytree(source, target / "qemu/capabilities")
+
+
+# -- processes
+
+
+def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]) -> None:
+    import sys
+
+    mark = {MARK: str(layout.folder)}
+    with wires.switch.entered():
+        conf = layout.folder / "switch/dnsmasq.conf"
+        spawn([found["dnsmasq"], f"--conf-file={conf}"], log=layout.logs("switch") / "dnsmasq.log", env=mark)
+    for host in plan.hosts:
+        with wires.hosts[host.name].entered():
+            spawn(
+                [
+                    *(found["unshare"], "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                    *(sys.executable, "-P", "-m", "vmkit.lab.init", layout.host(host.name) / "init.json"),
+                ],
+                log=layout.logs(host.name) / "init.log",
+                env=mark,
+            )
+
+
+# -- answers
+
+
+def _answers(layout: Layout, state: LabState, host: HostPlan, reporter: Reporter) -> None:
+    """Wait until the host's libvirt and ssh answer, and give it its storage pool and network."""
+    deadline = Deadline(ANSWER_WITHIN)
+    with _step(reporter, f"libvirt on {host.name}"):
+        init = _wait_for_socket(layout, state, host, deadline)
+        _within(deadline, f"libvirt of {host.name}", lambda: _furnish(layout, host, init), layout, host)
+    with _step(reporter, f"ssh to {host.name}", host.address):
+        done = run([layout.ssh, host.address, "true"], timeout=deadline.left + 5, check=False)
+        if done.status != 0:
+            raise _failed(layout, host, f"ssh to {host.name}: {done.stderr.strip() or f'status {done.status}'}")
+
+
+def _wait_for_socket(layout: Layout, state: LabState, host: HostPlan, deadline: Deadline) -> int:
+    """Number of the host's init, once its libvirtd listens."""
+    started = False
+
+    def probe() -> int | None:
+        nonlocal started
+        reality = running_hosts(layout, state)[0].get(host.name)
+        if reality is None:
+            if started:
+                raise _failed(layout, host, f"the host {host.name} ended while it started")
+            return None
+        started = started or not reality.missing
+        if started and reality.missing:
+            raise _failed(layout, host, f"{reality.missing[0]} of {host.name} ended while it started")
+        root = f"/proc/{reality.init}/root"
+        there = Path(root + config.FURNISHED).exists() and Path(root + config.LIBVIRT_SOCKET).exists()
+        return reality.init if there else None
+
+    try:
+        return deadline.wait_for(f"libvirt of {host.name}", probe, interval=0.05) or 0
+    except DeadlineError as e:
+        raise DeadlineError(e.message, details=_log_tails(layout, host.name)) from e
+
+
+def _furnish(layout: Layout, plan: HostPlan, init: int) -> None:
+    """Define pool and network, over the host's own socket: an ssh log-in costs a third of a second."""
+    with Host.connect(f"qemu+unix:///system?socket=/proc/{init}/root{config.LIBVIRT_SOCKET}") as host:
+        answered = ET.fromstring(host.capabilities()).findtext("host/uuid")  # noqa: S314 - from our own daemon
+        if answered != plan.uuid:
+            raise EffectError(f"the libvirt that answers has the uuid {answered}, and not {plan.uuid}")
+        host.define_pool(config.pool_xml(layout))
+        host.define_network(config.network_xml())
+
+
+def _within(deadline: Deadline, what: str, call: Callable[[], None], layout: Layout, host: HostPlan) -> None:
+    """Make a call that has no deadline of its own. After one that does not return the tear-down ends it."""
+    import threading
+
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            call()
+        except BaseException as e:
+            failure.append(e)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join(deadline.left)
+    if thread.is_alive():
+        raise DeadlineError(f"{what}: no answer within {deadline.seconds:g} s", details=_log_tails(layout, host.name))
+    if failure:
+        raise _failed(layout, host, f"{what}: {failure[0]}") from failure[0]
+
+
+def _failed(layout: Layout, host: HostPlan, text: str) -> VmkitError:
+    return EffectError(text, details=_log_tails(layout, host.name))
+
+
+def _log_tails(layout: Layout, part: str, lines: int = 6) -> tuple[str, ...]:
+    """The last lines of each log of a host, under the log's name."""
+    found: list[str] = []
+    for log in sorted(layout.logs(part).glob("*.log")):
+        tail = log.read_text(errors="replace").splitlines()[-lines:]
+        found += [f"{part}/{log.name}: {line}" for line in tail]
+    return tuple(found)
+
+
+@contextmanager
+def _step(reporter: Reporter, name: str, text: str = "") -> Iterator[None]:
+    """Tell the reporter that a part of the work began, and how long it took once it has ended well."""
+    reporter(Started(name, text))
+    watch = stopwatch()
+    yield
+    reporter(Finished(name, watch(), text))
