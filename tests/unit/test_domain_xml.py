@@ -10,7 +10,7 @@ import pytest
 from lxml import etree
 
 from tests.unit.test_choices import HOST, NO_KVM, made
-from vmkit.system.files import template
+from vmkit.system.templates import template
 from vmkit.vm.describe import describe
 from vmkit.vm.metadata import NAMESPACE, Remembered, remembered_in
 from vmkit.vm.spec import dump, parse

@@ -15,8 +15,8 @@ from vmkit.image.place import POOL, ensure_pool, place
 from vmkit.image.qcow2 import virtual_size
 from vmkit.plan import Plan
 from vmkit.progress import Reporter, silent
-from vmkit.system.files import template
 from vmkit.system.journal import Entry, journalled
+from vmkit.system.templates import template
 from vmkit.vm import xml
 from vmkit.vm.choices import Design, decide
 from vmkit.vm.console_log import log_name
