@@ -11,6 +11,7 @@ from lxml import etree
 
 from tests.unit.test_choices import HOST, NO_KVM, made
 from vmkit.system.templates import template
+from vmkit.values import Bytes
 from vmkit.vm.describe import describe
 from vmkit.vm.metadata import NAMESPACE, Remembered, remembered_in
 from vmkit.vm.spec import dump, parse
@@ -95,4 +96,4 @@ def test_description_of_a_domain_of_another_tool() -> None:
 
 @pytest.mark.parametrize("backing", [None, "/pool/0123.qcow2"])
 def test_volume_xml_is_valid(backing: str | None) -> None:
-    valid(volume_xml("web1-0.qcow2", 1 << 30, backing), "storagevol.rng")
+    valid(volume_xml("web1-0.qcow2", Bytes(1 << 30), backing), "storagevol.rng")

@@ -200,7 +200,8 @@ class Domain:
         try:
             self._do("deletion", self.handle.undefineFlags, flags)
         except UnsupportedError:  # drivers that know fewer flags: the test driver, Xen
-            self._do("deletion", self.handle.undefineFlags, libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+            fewer = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            self._do("deletion", self.handle.undefineFlags, fewer)
 
     # -- jobs
 

@@ -54,7 +54,7 @@ def translate(error: libvirt.libvirtError, what: str) -> VmkitError:
         return NotFoundError(message)
     if code in _EXISTS or (code == libvirt.VIR_ERR_OPERATION_FAILED and "already exists" in text):
         return ConflictError(message)
-    if code in _UNSUPPORTED:
+    if code in _UNSUPPORTED or (code == libvirt.VIR_ERR_INVALID_ARG and text.startswith("unsupported flags")):
         return UnsupportedError(message)
     if code in _SPEC:
         return SpecError(message)

@@ -274,7 +274,7 @@ def _connect_error(uri: str, error: libvirt.libvirtError) -> SpecError | Unreach
     text = " ".join((error.get_error_message() or str(error)).split())
     code = error.get_error_code()
     if code in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED) or (
-        "unsupported" in text and "transport" in text
+        "URI path" in text or ("unsupported" in text and "transport" in text)
     ):
         return SpecError(
             f"no libvirt driver takes the URI {quoted(uri)}",

@@ -79,7 +79,7 @@ def volume_xml(name: str, size: int, backing: str | None) -> str:
     """XML of a qcow2 volume of `size` bytes, on top of the qcow2 file `backing` if one is given."""
     root = ET.Element("volume")
     ET.SubElement(root, "name").text = name
-    ET.SubElement(root, "capacity", unit="bytes").text = str(size)
+    ET.SubElement(root, "capacity", unit="bytes").text = str(int(size))  # Bytes would say "1G"
     target = ET.SubElement(root, "target")
     ET.SubElement(target, "format", type="qcow2")
     permissions = ET.SubElement(target, "permissions")
