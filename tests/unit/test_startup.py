@@ -1,0 +1,56 @@
+"""`vmkit --help` and friends start fast: asked of a real interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SLOW = ("libvirt", "libvirtmod", "rich", "paramiko", "pyroute2", "elftools", "msgspec", "yaml", "asyncio", "ssl")
+
+PROGRAM = """
+import sys
+from vmkit.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as e:
+    code = e.code
+slow = {slow!r}
+print("LOADED", *[m for m in slow if m in sys.modules])
+sys.exit(code)
+"""
+
+
+def loaded(*argv: str) -> tuple[int, list[str], str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(slow=SLOW), *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    marker = next((line for line in done.stdout.splitlines() if line.startswith("LOADED")), None)
+    assert marker is not None, done.stderr
+    return done.returncode, marker.split()[1:], done.stdout
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("-h",), ("--version",), ()])
+def test_the_overview_loads_nothing_slow(argv: tuple[str, ...]) -> None:
+    code, slow, _ = loaded(*argv)
+    assert slow == []
+    assert code in (0, 2)  # click 8.2 gives 2 for a group without a command
+
+
+def test_the_overview_names_every_command() -> None:
+    from vmkit.cli.main import COMMANDS
+
+    _, _, text = loaded("--help")
+    for name in COMMANDS:
+        assert f"\n  {name} " in text
+
+
+def test_list_does_not_load_what_it_does_not_use() -> None:
+    code, slow, text = loaded("-c", "test:///default", "list")
+    assert code == 0, text
+    assert set(slow) <= {"libvirt", "libvirtmod"}
