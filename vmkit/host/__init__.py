@@ -1,0 +1,1 @@
+"""Floor 1: what a host can do, found out by trying."""
