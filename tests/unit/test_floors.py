@@ -35,6 +35,7 @@ FLOORS = {
     "recovery": 5,
     "ecs": 5,
     "cli": 6,
+    "__main__": 7,
 }
 """Folder or module of vmkit/ -> its floor. A new one is entered here first."""
 
