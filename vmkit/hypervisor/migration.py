@@ -1,0 +1,258 @@
+"""libvirt's calls for moving a domain: both hosts asked, the transfer itself, and tidying up after it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from vmkit.errors import EffectError, NotFoundError, RefusedError, UnsupportedError, VmkitError
+from vmkit.hypervisor.domain import Domain, DomainState
+from vmkit.hypervisor.errors import translate, translated
+
+if TYPE_CHECKING:
+    from vmkit.hypervisor.host import Host
+
+MIB: Final = 2**20
+_MIGRATION_OPERATIONS: Final = (
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN,
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """A storage volume as one host sees it: two hosts that see the same stamp see the same file.
+
+    Attributes:
+        allocation: bytes in use.
+        changed: time of the last change of the inode, seconds with nanoseconds; '' where libvirt does not say.
+    """
+
+    allocation: int
+    changed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one host knows of a domain at one moment.
+
+    Attributes:
+        state, reason: as in DomainInfo.
+        persistent: whether it is defined there.
+        autostart: whether it starts with the host.
+        job: whether a job runs on it.
+        migrating: whether that job is a migration, out of this host or into it.
+    """
+
+    name: str
+    uuid: str
+    state: DomainState
+    reason: str
+    persistent: bool
+    autostart: bool
+    job: bool
+    migrating: bool
+
+
+def host_uuid(host: Host) -> str:
+    """The uuid by which libvirt tells hosts apart; '' where the driver has none (the test driver)."""
+    return ET.fromstring(host.capabilities()).findtext("host/uuid", "")  # noqa: S314 - libvirt's own answer
+
+
+def find(host: Host, *, uuid: str | None = None, name: str | None = None) -> Domain | None:
+    """The domain with this uuid, or else of this name; None if there is none."""
+    try:
+        with translated("look-up"):
+            if uuid is not None:
+                return Domain(host, host.handle.lookupByUUIDString(uuid))
+            return Domain(host, host.handle.lookupByName(name))
+    except NotFoundError:
+        return None
+
+
+def sight(domain: Domain) -> Sighting | None:
+    """What its host knows of a domain now; None if it does not know it (any more)."""
+    try:
+        info = domain.info()
+        job = migrating = False
+        if info.state.active:
+            try:
+                running = domain.job()
+                job = running is not None
+                migrating = running is not None and running.raw.get("operation") in _MIGRATION_OPERATIONS
+            except UnsupportedError as e:  # by a driver without jobs, and by QEMU's for an incoming domain
+                job = migrating = "source host" in e.message
+        persistent = domain.persistent
+        return Sighting(
+            domain.name,
+            domain.uuid,
+            info.state,
+            info.reason,
+            persistent,
+            persistent and autostart(domain),
+            job,
+            migrating,
+        )
+    except VmkitError:
+        if domain.host.alive and not domain.exists():
+            return None
+        raise
+
+
+def sight_uuid(host: Host, uuid: str) -> Sighting | None:
+    """What a host knows of the domain with this uuid; None if there is none."""
+    domain = find(host, uuid=uuid)
+    return None if domain is None else sight(domain)
+
+
+def autostart(domain: Domain) -> bool:
+    """Whether it starts with its host."""
+    with translated(f"autostart of {domain.name}"):
+        return bool(domain.handle.autostart())
+
+
+def set_autostart(domain: Domain, on: bool) -> None:
+    """Have it start with its host, or not. It has to be defined."""
+    with translated(f"autostart of {domain.name}"):
+        domain.handle.setAutostart(1 if on else 0)
+
+
+def network_of(host: Host, name: str) -> str | None:
+    """XML of a libvirt network; None if there is none of that name."""
+    try:
+        with translated(f"network {name}"):
+            return str(host.handle.networkLookupByName(name).XMLDesc(0))
+    except NotFoundError:
+        return None
+
+
+def cpu_shortcoming(host: Host, cpu_xml: str, *, arch: str, machine: str, virt_type: str) -> str | None:
+    """What a host lacks for a guest CPU, as libvirt puts it; None if it can run it.
+
+    virConnectCompareHypervisorCPU (libvirt 4.4) counts in what QEMU and KVM, or QEMU's own emulation, can do on the
+    host; drivers without it are asked for a comparison with the host's CPU.
+
+    Raises:
+        UnsupportedError: the driver compares no CPUs, or knows no such model.
+    """
+    try:
+        with translated("CPU comparison"):
+            verdict = host.handle.compareHypervisorCPU(
+                None, arch, machine, virt_type, cpu_xml, libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+            )
+    except UnsupportedError:
+        verdict = host.cpu_comparison(cpu_xml)
+    except VmkitError as e:
+        cause = e.__cause__
+        if isinstance(cause, libvirt.libvirtError) and cause.get_error_code() == libvirt.VIR_ERR_CPU_INCOMPATIBLE:
+            return " ".join(str(cause.get_error_message()).split())
+        raise UnsupportedError(e.message) from e
+    return "the CPU is incompatible with the host" if verdict == libvirt.VIR_CPU_COMPARE_INCOMPATIBLE else None
+
+
+def file_stamp(host: Host, path: str) -> FileStamp | None:
+    """The file at `path` as a storage pool of the host sees it; None if the pool that covers it has no such file.
+
+    Raises:
+        UnsupportedError: no active pool of the host covers the folder, so nothing can be said.
+    """
+    with translated(f"look-up of {path}"):
+        pools = list(host.handle.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE))
+    folder = path.rpartition("/")[0] or "/"
+    for pool in pools:
+        with contextlib.suppress(libvirt.libvirtError):
+            target = ET.fromstring(pool.XMLDesc(0)).findtext("target/path")  # noqa: S314 - libvirt's own answer
+            if target is None or target.rstrip("/") != folder.rstrip("/"):
+                continue
+            pool.refresh(0)
+            try:
+                return _stamp(host.handle.storageVolLookupByPath(path))
+            except libvirt.libvirtError as e:
+                if e.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
+                    return None
+                raise
+    try:
+        return _stamp(host.handle.storageVolLookupByPath(path))
+    except libvirt.libvirtError as e:
+        raise UnsupportedError(f"no storage pool of {host.uri} covers {path}") from e
+
+
+def _stamp(volume: Any) -> FileStamp:
+    root = ET.fromstring(volume.XMLDesc(0))  # noqa: S314 - libvirt's own answer
+    return FileStamp(int(root.findtext("allocation", "0")), root.findtext("target/timestamps/ctime", ""))
+
+
+def max_downtime(domain: Domain) -> int | None:
+    """How long QEMU may let the guest stand still at the end, ms; None where the driver does not say."""
+    try:
+        with translated("longest downtime"):
+            return int(domain.handle.migrateGetMaxDowntime(0))
+    except (UnsupportedError, EffectError):
+        return None
+
+
+def set_max_downtime(domain: Domain, milliseconds: int) -> None:
+    """How long QEMU may let the guest stand still at the end, ms. It holds for later migrations too."""
+    with translated(f"longest downtime of {domain.name}"):
+        domain.handle.migrateSetMaxDowntime(milliseconds, 0)
+
+
+def migrate_live(
+    domain: Domain, target: Host, *, persistent: bool, bandwidth: int | None = None, same_storage: bool = False
+) -> Domain:
+    """Move a running domain to `target` by pre-copy, steered by this process; returns when it is over.
+
+    libvirt's own migratable XML goes across, so nothing that a definition holds is lost. If this process dies, both
+    libvirts notice the closed connections: the source ends the job, the target removes the incoming domain.
+
+    Args:
+        domain: what to move; it runs or is paused.
+        target: an open connection to where it shall run.
+        persistent: define it at the target and undefine it at the source.
+        bandwidth: bytes a second, rounded up to whole MiB (libvirt's unit); None for no limit.
+        same_storage: the caller has shown that both hosts see the very same files; libvirt's own check, which knows
+            network file systems only, is left out.
+
+    Raises:
+        CancelledError: the job was aborted; the domain runs on at the source.
+        RefusedError: libvirt refused before it began.
+        EffectError, UnreachableError: it failed; both hosts have to be asked what there is.
+    """
+    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+    if persistent:
+        flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    if same_storage:
+        flags |= libvirt.VIR_MIGRATE_UNSAFE
+    params: dict[str, Any] = {}
+    if bandwidth is not None:
+        params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, -(-bandwidth // MIB))
+    try:
+        return Domain(target, domain.handle.migrate3(target.handle, params, flags))
+    except libvirt.libvirtError as e:
+        error = translate(e, f"migration of {domain.name}")
+        if e.get_error_code() == libvirt.VIR_ERR_MIGRATE_UNSAFE:
+            raise RefusedError(
+                error.message,
+                hint="put its disks on shared storage, and name a folder that libvirt does not know as such in "
+                "shared_filesystems of qemu.conf on both hosts",
+            ) from e
+        raise error from e
+
+
+def forget(domain: Domain) -> None:
+    """Remove the definition and nothing else: NVRAM and TPM state may lie on storage that the other host uses."""
+    with translated(f"removal of the definition of {domain.name}"):
+        try:
+            domain.handle.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+        except libvirt.libvirtError:
+            domain.handle.undefineFlags(0)
+
+
+def adopt(host: Host, xml: str) -> Domain:
+    """Define a domain from XML that another libvirt gave out, elements unknown to the schema included."""
+    with translated("definition"):
+        return Domain(host, host.handle.defineXML(xml))

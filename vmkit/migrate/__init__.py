@@ -1,0 +1,1 @@
+"""Floor 3: one VM from host to host, while it runs."""

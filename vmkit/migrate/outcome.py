@@ -1,0 +1,172 @@
+"""What became of a migration: a pure decision from what both hosts say.
+
+It never guesses. A guest whose vCPUs stand still is let go only where it is certain that no other copy ran after it
+stopped; where that is not certain the verdict is UNKNOWN and says what to look at.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from vmkit.hypervisor.migration import Sighting
+
+
+class Seen(enum.Enum):
+    """One host's view of the VM, as far as it matters here."""
+
+    UNREACHABLE = "the host does not answer"
+    ABSENT = "not there"
+    DEFINED = "defined, shut off"
+    RUNNING = "running"
+    PAUSED = "paused by someone"
+    HALTED = "paused by the migration"
+    BUSY = "in a migration"
+    CRASHED = "crashed"
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a guest."""
+        return self in (Seen.RUNNING, Seen.PAUSED, Seen.HALTED, Seen.BUSY, Seen.CRASHED)
+
+
+_ALIVE: Final = frozenset({Seen.RUNNING, Seen.PAUSED, Seen.CRASHED})
+"""It is the VM, all right or not, and no half of a migration. (Someone may pause it at any time.)"""
+
+
+class Action(enum.Enum):
+    """What brings both hosts in order."""
+
+    REMOVE_INCOMING = "remove the incoming copy at the target"
+    FORGET_TARGET = "remove the definition at the target"
+    RESUME_SOURCE = "let the guest at the source run again"
+    STOP_SOURCE = "remove the stopped copy at the source"
+    DEFINE_TARGET = "define it at the target"
+    FORGET_SOURCE = "remove the definition at the source"
+
+
+class Place(enum.Enum):
+    """Where the VM is."""
+
+    SOURCE = "source"
+    TARGET = "target"
+    NOWHERE = "nowhere"
+    WAIT = "not settled yet"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What was there before.
+
+    Attributes:
+        was_paused: the guest stood still because someone had paused it.
+        persistent: it was defined at the source.
+        target_defined: the target already held an inactive definition of it.
+        touched: whether the transfer may have begun.
+    """
+
+    was_paused: bool
+    persistent: bool
+    target_defined: bool
+    touched: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Where the VM is, what is left to do, and why that is certain (or why not)."""
+
+    place: Place
+    actions: tuple[Action, ...]
+    why: str
+
+
+def classify(seen: Sighting | None) -> Seen:
+    """Read one host's answer."""
+    from vmkit.hypervisor.domain import DomainState
+
+    if seen is None:
+        return Seen.ABSENT
+    if seen.migrating:
+        return Seen.BUSY
+    match seen.state:
+        case DomainState.RUNNING | DomainState.BLOCKED | DomainState.PMSUSPENDED | DomainState.SHUTDOWN:
+            return Seen.RUNNING
+        case DomainState.PAUSED:
+            return Seen.HALTED if seen.reason in ("migration", "starting up", "post-copy") else Seen.PAUSED
+        case DomainState.SHUTOFF:
+            return Seen.DEFINED
+        case _:
+            return Seen.CRASHED
+
+
+def decide(source: Seen, target: Seen, intent: Intent) -> Verdict:
+    """Where the VM is, from what both hosts say. The order of the cases is the order of certainty."""
+    if not intent.touched:
+        return Verdict(Place.SOURCE, (), "the transfer had not begun, so nothing was touched")
+    if Seen.UNREACHABLE in (source, target):
+        which = "source" if source is Seen.UNREACHABLE else "target"
+        other = target if source is Seen.UNREACHABLE else source
+        place = "target" if source is Seen.UNREACHABLE else "source"
+        return Verdict(Place.UNKNOWN, (), f"the {which} does not answer; at the {place} it is {other.value}")
+    if Seen.BUSY in (source, target):
+        return Verdict(Place.WAIT, (), "libvirt is still at work on it")
+    if source in _ALIVE and target in _ALIVE:
+        return Verdict(Place.UNKNOWN, (), f"it is {source.value} at the source and {target.value} at the target")
+    if source in _ALIVE:
+        return _at_source(source, target, intent)
+    if target in _ALIVE:
+        return _at_target(source, intent)
+    return _neither(source, target, intent)
+
+
+def _at_source(source: Seen, target: Seen, intent: Intent) -> Verdict:
+    why = f"it is {source.value} at the source"
+    match target:
+        case Seen.HALTED:
+            return Verdict(Place.SOURCE, (Action.REMOVE_INCOMING,), f"{why}; the target has a copy that never ran")
+        case Seen.DEFINED if not intent.target_defined:
+            return Verdict(Place.SOURCE, (Action.FORGET_TARGET,), f"{why}; the target has a definition of it left over")
+        case _:
+            return Verdict(Place.SOURCE, (), why)
+
+
+def _at_target(source: Seen, intent: Intent) -> Verdict:
+    actions = [Action.DEFINE_TARGET] if intent.persistent else []
+    if source is Seen.HALTED:
+        actions.append(Action.STOP_SOURCE)
+    if intent.persistent and source is not Seen.ABSENT:
+        actions.append(Action.FORGET_SOURCE)
+    return Verdict(Place.TARGET, tuple(actions), "it runs at the target")
+
+
+def _neither(source: Seen, target: Seen, intent: Intent) -> Verdict:
+    """No copy runs: the source stands still for the migration, or has ended."""
+    if source is Seen.HALTED and target in (Seen.ABSENT, Seen.DEFINED):
+        # Before a copy at the target runs, libvirt defines it there (PERSIST_DEST, in the finish phase; seen with
+        # 11.3). So the absence of a definition shows that none ran. For a transient VM, or one that the target had
+        # defined before, nothing shows it.
+        if target is Seen.ABSENT and intent.persistent:
+            actions = () if intent.was_paused else (Action.RESUME_SOURCE,)
+            return Verdict(Place.SOURCE, actions, "the target has no copy and never ran one")
+        return Verdict(
+            Place.UNKNOWN, (), "it stands still at the source, and whether a copy ran at the target is not known"
+        )
+    if source is Seen.HALTED:
+        return Verdict(Place.WAIT, (), "it stands still on both hosts, and libvirt has not removed the incoming copy")
+    if target is Seen.HALTED:
+        if source is Seen.DEFINED:
+            return Verdict(
+                Place.NOWHERE, (Action.REMOVE_INCOMING,), "the guest ended at the source during the transfer"
+            )
+        return Verdict(Place.UNKNOWN, (), "it is gone from the source and stands still at the target")
+    if source is Seen.DEFINED:
+        forget = (Action.FORGET_TARGET,) if target is Seen.DEFINED and not intent.target_defined else ()
+        return Verdict(Place.NOWHERE, forget, "the guest ended at the source during the transfer")
+    if target is Seen.DEFINED and not intent.target_defined:
+        return Verdict(Place.NOWHERE, (), "it moved to the target and was shut off there since")
+    if intent.persistent:
+        return Verdict(Place.UNKNOWN, (), "neither host runs it, and its definition is gone from the source")
+    return Verdict(Place.NOWHERE, (), "the guest has ended")

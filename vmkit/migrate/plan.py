@@ -1,0 +1,112 @@
+"""The plan of a migration: a pure function of the request and the facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmkit.errors import SpecError
+from vmkit.migrate.facts import GuestFacts, Presence
+from vmkit.migrate.preflight import Case, Preflight
+from vmkit.plan import Choice, Plan, Step
+from vmkit.values import Bytes, show_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        deadline: seconds from the start of the transfer until it is given up.
+        bandwidth: bytes a second; None for no limit.
+        max_downtime: seconds that the guest may stand still at the end; None for QEMU's own setting.
+        probe: 'ADDRESS' or 'ADDRESS:PORT' of the guest's UDP echo; None for no probing.
+    """
+
+    vm: str
+    to: str
+    deadline: float = 120.0
+    bandwidth: int | None = None
+    max_downtime: float | None = None
+    probe: str | None = None
+
+    def check(self) -> None:
+        """Raise SpecError if a value cannot be meant."""
+        if not 0 < self.deadline <= 7 * 86400:
+            raise SpecError("has to be between 1 ms and a week", path="--deadline", hint="write it like 120s or 5m")
+        if self.bandwidth is not None and self.bandwidth <= 0:
+            raise SpecError("has to be more than 0 bytes a second", path="--bandwidth", hint="write it like 100M")
+        if self.max_downtime is not None and not 0.001 <= self.max_downtime <= 2000:
+            # QEMU's own limit: MAX_MIGRATE_DOWNTIME_SECONDS in migration/options.c
+            raise SpecError("has to be between 1 ms and 2000 s", path="--max-downtime", hint="write it like 300ms")
+
+
+def same_storage(guest: GuestFacts, files: dict[str, Presence]) -> bool:
+    """Whether every disk that the guest writes to is shown to be the very same file on both hosts.
+
+    Only then may libvirt's check, which knows network file systems and nothing else, be left out. QEMU drops its cached
+    pages of an image at the switch-over since 3.0, so the cache mode does not matter for that.
+    """
+    written = [f for f in guest.files if f.written and not f.network]
+    return bool(written) and all(files.get(f.path) is Presence.SAME for f in written)
+
+
+def make_plan(request: Request, case: Case, report: Preflight) -> Plan:
+    """What would be done, and why."""
+    g = case.guest
+    where = case.target.hostname
+    choices = [
+        Choice(
+            "technique", "pre-copy", "the guest runs while its memory is sent; it stands still for the last part only"
+        ),
+        Choice("steering", "this process", "it holds both connections: if it dies, both libvirts end the migration"),
+        Choice("deadline", show_duration(request.deadline), "after that the transfer is given up; the VM runs on here"),
+        Choice(
+            "bandwidth", f"{Bytes(request.bandwidth)}/s" if request.bandwidth else "no limit", _why(request.bandwidth)
+        ),
+        Choice(
+            "max downtime",
+            show_duration(request.max_downtime) if request.max_downtime else "as QEMU has it",
+            _why(request.max_downtime),
+        ),
+        Choice(
+            "definition",
+            "moves along" if g.persistent else "none",
+            "the VM is defined here: afterwards it is at the target, and not here"
+            if g.persistent
+            else "it is transient",
+        ),
+    ]
+    if same_storage(g, case.meeting.files):
+        reason = (
+            "both hosts see the very same disk files, so libvirt's check for known network file systems is left out"
+        )
+        choices.append(Choice("storage", "shared", reason))
+    choices += [Choice(f"check {f.check}", f.level.value, f.text) for f in report.findings]
+    steps = [
+        Step("check", "both hosts", "nothing is touched before all of it is in order"),
+        *([Step("probe", request.probe, "to see the gap that the guest's users see")] if request.probe else []),
+        Step(
+            "send",
+            f"up to {Bytes(g.memory)} of memory to {where}, round by round",
+            "what the guest changes is sent again",
+        ),
+        Step(
+            "switch",
+            f"stop at {case.source.hostname}, go on at {where}",
+            "when the rest fits into the allowed downtime",
+        ),
+        Step("verify", "both hosts", "exactly one copy has to run"),
+    ]
+    if g.persistent:
+        steps.append(Step("move", "the definition" + (" and autostart" if g.autostart else ""), "it belongs to the VM"))
+    against = tuple(f"refused: {f.text}" + (f" ({f.fix})" if f.fix else "") for f in report.refused)
+    return Plan(
+        title=f"Move {g.name} from {case.source.uri} to {case.target.uri}",
+        choices=tuple(choices),
+        steps=tuple(steps),
+        warnings=(*against, *(f.text for f in report.warnings)),
+    )
+
+
+def _why(value: float | None) -> str:
+    return "the default" if value is None else "as asked"

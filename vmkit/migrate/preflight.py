@@ -1,0 +1,284 @@
+"""Judging, before anything is touched, whether a VM can move: pure functions of facts.
+
+Every check says something, also when all is well, so that one report holds everything there is to mend.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from vmkit.errors import ConflictError, RefusedError, UnsupportedError
+from vmkit.migrate.facts import GuestFacts, HostFacts, Presence, TargetFacts
+from vmkit.migrate.traps import show_version, sprung
+from vmkit.values import Bytes
+
+
+class Level(enum.Enum):
+    """How much a finding weighs."""
+
+    OK = "ok"
+    WARNING = "warning"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: what was looked at: 'cpu', 'disk', 'name'.
+        text: what it is, in one line.
+        fix: the smallest thing that would mend it; None where nothing has to be.
+    """
+
+    check: str
+    level: Level
+    text: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """The report on one VM and one target."""
+
+    vm: str
+    source: str
+    target: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def refused(self) -> tuple[Finding, ...]:
+        """What stands against the migration."""
+        return tuple(f for f in self.findings if f.level is Level.REFUSED)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What the user should know beforehand."""
+        return tuple(f for f in self.findings if f.level is Level.WARNING)
+
+    def require(self) -> None:
+        """Raise RefusedError if anything stands against the migration; it carries all of it."""
+        if not (against := self.refused):
+            return
+        first, *rest = against
+        kinds: dict[str, type[RefusedError]] = {
+            "name": ConflictError,
+            "job": ConflictError,
+            "devices": UnsupportedError,
+        }
+        more = tuple(f"also: {f.text}" + (f" ({f.fix})" if f.fix else "") for f in rest)
+        kind = kinds.get(first.check, RefusedError)
+        raise kind(f"{self.vm} cannot move to {self.target}: {first.text}", hint=first.fix, details=more)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All the facts of one migration."""
+
+    guest: GuestFacts
+    source: HostFacts
+    target: HostFacts
+    meeting: TargetFacts
+
+
+def judge(case: Case) -> Preflight:
+    """Look at everything; nothing is left out because something else already stands against it."""
+    findings = tuple(f for check in CHECKS for f in check(case))
+    return Preflight(case.guest.name, case.source.uri, case.target.uri, findings)
+
+
+def _ok(check: str, text: str) -> Finding:
+    return Finding(check, Level.OK, text)
+
+
+def _warn(check: str, text: str, fix: str | None = None) -> Finding:
+    return Finding(check, Level.WARNING, text, fix)
+
+
+def _no(check: str, text: str, fix: str | None = None) -> Finding:
+    return Finding(check, Level.REFUSED, text, fix)
+
+
+def _hosts(c: Case) -> Iterator[Finding]:
+    if c.source.uuid and c.source.uuid == c.target.uuid:
+        yield _no(
+            "hosts",
+            f"{c.source.uri} and {c.target.uri} are the same host (host uuid {c.source.uuid})",
+            "name another host; if two hosts were cloned from one image, set host_uuid in libvirtd.conf of one",
+        )
+    else:
+        yield _ok("hosts", f"{c.source.hostname} and {c.target.hostname} both answer and are two hosts")
+    if c.source.driver != c.target.driver:
+        yield _no(
+            "hosts", f"the source is {c.source.driver} and the target {c.target.driver}: memory does not carry over"
+        )
+
+
+def _state(c: Case) -> Iterator[Finding]:
+    g = c.guest
+    if g.running or g.paused:
+        yield _ok("state", "paused, and stays so at the target" if g.paused else "running")
+    else:
+        yield _no("state", f"{g.name} is {g.state}, and only a running VM can move", f"start it: vmkit start {g.name}")
+    if g.job:
+        yield _no("job", f"another job works on {g.name}", "see it: vmkit jobs; stop it: vmkit jobs cancel " + g.name)
+
+
+def _versions(c: Case) -> Iterator[Finding]:
+    shown = " -> ".join(
+        f"{h.driver} {show_version(h.hypervisor)}, libvirt {show_version(h.libvirt)}" for h in (c.source, c.target)
+    )
+    traps = sprung(c.guest, c.source, c.target)
+    if not traps:
+        yield _ok("versions", shown)
+    for trap in traps:
+        make = _no if trap.fatal else _warn
+        yield make("versions", f"{trap.harm} ({shown})", trap.fix)
+
+
+def _kind(c: Case) -> Iterator[Finding]:
+    g = c.guest
+    machines = c.target.guests.get((g.virt_type, g.arch))
+    if machines is None:
+        offered = sorted({t for t, arch in c.target.guests if arch == g.arch})
+        what = f"offers {', '.join(offered)}" if offered else f"runs no {g.arch} guests"
+        fix = "see that /dev/kvm works on the target" if g.virt_type == "kvm" else None
+        yield _no("type", f"the target has no domain type '{g.virt_type}' for {g.arch}: it {what}", fix)
+    elif g.machine and machines and g.machine not in machines:
+        yield _no(
+            "machine",
+            f"the target does not know the machine type {g.machine}",
+            "bring the target to a QEMU that has it, or give the VM an older machine type and restart it",
+        )
+    else:
+        yield _ok("type", f"'{g.virt_type}' and machine type {g.machine or '-'} are there")
+
+
+def _cpu(c: Case) -> Iterator[Finding]:
+    g, m = c.guest, c.meeting
+    if m.cpu_lack:
+        yield _no(
+            "cpu",
+            f"the target cannot run the VM's CPU: {m.cpu_lack}",
+            "give the VM a CPU model that both hosts have, without these features, and restart it",
+        )
+    elif m.cpu_unknown:
+        yield _warn("cpu", f"could not be compared: {m.cpu_unknown}")
+    elif g.cpu_mode == "host-passthrough":
+        same = bool(c.source.cpu_model) and c.source.cpu_model == c.target.cpu_model
+        text = (
+            f"the VM has its host's own CPU ({c.source.cpu_model or '?'}); the target's is {c.target.cpu_model or '?'}"
+        )
+        yield (_warn if same else _no)("cpu", text, "use host-model, or a named model that both hosts have")
+    elif g.cpu_mode == "maximum" and c.source.hypervisor != c.target.hypervisor:
+        yield _no(
+            "cpu", "the VM has 'all that QEMU can do' as its CPU, and the QEMU versions differ", "use a named model"
+        )
+    else:
+        yield _ok("cpu", "the target can run the VM's CPU")
+
+
+def _files(c: Case) -> Iterator[Finding]:
+    for f in c.guest.files:
+        if f.network:
+            yield _ok(f.role, f"{f.path} is on network storage")
+            continue
+        match c.meeting.files.get(f.path, Presence.UNKNOWN):
+            case Presence.SAME:
+                yield _ok(f.role, f"{f.path} is the very same file on both hosts")
+            case Presence.ABSENT if f.role == "nvram":
+                yield _ok(f.role, f"{f.path} is carried over by the migration")
+            case Presence.ABSENT if f.role in ("cdrom", "floppy"):
+                eject = f"eject it: virsh change-media {c.guest.name} {f.path} --eject"
+                yield _no(f.role, f"the medium {f.path} is not on the target", eject)
+            case Presence.ABSENT:
+                yield _no(
+                    f.role, f"{f.path} is not on the target", "put it there at the same path, or on shared storage"
+                )
+            case Presence.OTHER if f.written:
+                yield _no(
+                    f.role,
+                    f"{f.path} is a file of its own on each host, and the VM would lose what it wrote",
+                    "put the disk on storage that both hosts share",
+                )
+            case Presence.PRESENT if f.written:
+                yield _warn(
+                    f.role,
+                    f"{f.path} is on both hosts, but is not shown to be one shared file",
+                    "if it is not on shared storage, the VM would lose what it wrote",
+                )
+            case Presence.PRESENT | Presence.OTHER:
+                yield _ok(f.role, f"{f.path} is on both hosts")
+            case _:
+                yield _warn(f.role, f"{f.path} could not be checked: no storage pool of the target covers its folder")
+
+
+def _networks(c: Case) -> Iterator[Finding]:
+    for name in c.guest.networks:
+        active = c.target.networks.get(name)
+        if active is None:
+            there = ", ".join(sorted(c.target.networks)) or "none"
+            yield _no("network", f"the target has no network '{name}'", f"define it there (it has: {there})")
+        elif not active:
+            yield _no(
+                "network",
+                f"the network '{name}' of the target is not active",
+                f"start it: virsh -c '{c.target.uri}' net-start {name}",
+            )
+        else:
+            yield _ok("network", f"'{name}' is there and active")
+    for bridge in c.guest.bridges:
+        yield _warn(
+            "network", f"the bridge {bridge} could not be checked at the target", "use a libvirt network instead"
+        )
+
+
+def _room(c: Case) -> Iterator[Finding]:
+    need, free = Bytes(c.guest.memory), Bytes(c.target.memory_free)
+    if free < need:
+        yield _no("room", f"the VM needs {need} of memory and the target has {free} free", "make room there first")
+    else:
+        yield _ok("room", f"{need} of {free} free memory")
+    if c.guest.hugepages:
+        yield _warn("room", "the VM's memory is huge pages; whether the target has enough is seen only at the start")
+
+
+def _name(c: Case) -> Iterator[Finding]:
+    g, same, namesake = c.guest, c.meeting.by_uuid, c.meeting.by_name
+    if same is not None and same.state.active:
+        yield _no(
+            "name",
+            f"the target already runs a domain with the uuid {g.uuid} ({same.name}, {same.state.value})",
+            f"look at both: vmkit -c '{c.source.uri}' show {g.name}; vmkit -c '{c.target.uri}' show {same.name}",
+        )
+    elif same is not None and same.name != g.name:
+        yield _no(
+            "name",
+            f"the target defines the uuid {g.uuid} under another name, {same.name}",
+            f"remove that definition: virsh -c '{c.target.uri}' undefine {same.name} --keep-nvram",
+        )
+    elif namesake is not None and namesake.uuid != g.uuid:
+        yield _no(
+            "name",
+            f"the target has another domain named {g.name} (uuid {namesake.uuid}, {namesake.state.value})",
+            f"rename or delete that one: vmkit -c '{c.target.uri}' delete {g.name}",
+        )
+    elif same is not None:
+        yield _ok("name", "the target holds an inactive definition of this very VM, which is replaced")
+    else:
+        yield _ok("name", "name and uuid are free at the target")
+
+
+def _devices(c: Case) -> Iterator[Finding]:
+    for device in c.guest.devices:
+        yield _no("devices", f"the VM holds a {device}, which cannot move", "detach it from the VM first")
+    if not c.guest.devices:
+        yield _ok("devices", "none that is bound to the host")
+
+
+CHECKS: Final[tuple[Callable[[Case], Iterator[Finding]], ...]] = (
+    *(_hosts, _state, _versions, _kind, _cpu, _name, _files, _networks, _room, _devices),
+)

@@ -1,0 +1,107 @@
+"""Finishing or undoing a migration whose vmkit was killed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+from vmkit.errors import ConflictError, IndeterminateError
+from vmkit.migrate.locks import vm_lock
+from vmkit.migrate.outcome import Intent, Place
+from vmkit.migrate.settle import Reach, Settled, settle
+from vmkit.progress import Reporter, silent
+
+if TYPE_CHECKING:
+    from vmkit.system.journal import Entry
+
+PATIENCE_S: Final = 30.0
+"""How long libvirt may take to notice that the process is gone and to end the migration, seconds. Seen here: 1 to 3."""
+
+UNTOUCHED: Final = "preflight"
+
+
+def intent_of(phase: str, data: dict[str, Any]) -> Intent:
+    """What a journal entry says about how it was before."""
+    return Intent(
+        was_paused=data.get("was_paused", False),
+        persistent=data.get("persistent", True),
+        target_defined=data.get("target_defined", False),
+        touched=phase != UNTOUCHED,
+    )
+
+
+def recover(entry: Entry, reporter: Reporter = silent) -> str:
+    """Ask both hosts what became of the VM, and bring them in order where that is certain; returns one line about it.
+
+    The entry is kept if a host does not answer.
+
+    Raises:
+        IndeterminateError: both answer, and it is still not certain which copy counts; the entry stays.
+        ConflictError: another vmkit migrates the VM just now; the entry stays.
+    """
+    name, data = entry.record.subject, entry.record.data
+    head = f"a migration of {name} was cut off"
+    intent = intent_of(entry.record.phase, data)
+    if not intent.touched:
+        return f"{head} before it touched anything"
+    uuid, here, there = data["uuid"], data["source"], data["target"]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(vm_lock(name, uuid))
+        except ConflictError:
+            entry.keep = True
+            return f"{head}, and another vmkit migrates it now"
+        source, target = Reach(here), Reach(there)
+        stack.callback(source.close)
+        stack.callback(target.close)
+        entry.advance("recovery")
+        settled = settle(source, target, uuid, intent, patience=PATIENCE_S, reporter=reporter)
+        if settled.verdict.place is Place.TARGET:
+            finish_definition(target, uuid, data)
+        elif settled.verdict.place is Place.SOURCE:
+            restore_downtime(source, uuid, data)
+    return f"{head}; {_tell(settled, entry, here, there)}"
+
+
+def finish_definition(target: Reach, uuid: str, data: dict[str, Any]) -> None:
+    """Carry over what libvirt does not: whether the VM starts with its host, and the source's own downtime limit."""
+    from vmkit.hypervisor.migration import set_autostart
+
+    domain = target.domain(uuid)
+    if domain is not None and data.get("persistent") and data.get("autostart") and domain.persistent:
+        set_autostart(domain, True)
+    restore_downtime(target, uuid, data)
+
+
+def restore_downtime(reach: Reach, uuid: str, data: dict[str, Any]) -> None:
+    """Set the longest downtime back to what it was before this migration, where one was asked for."""
+    from vmkit.errors import VmkitError
+    from vmkit.hypervisor.migration import set_max_downtime
+
+    if not (before := data.get("downtime_before")):
+        return
+    with contextlib.suppress(VmkitError):  # a setting for the next migration only; the guest does not notice
+        domain = reach.domain(uuid)
+        if domain is not None and domain.info().state.active:
+            set_max_downtime(domain, before)
+
+
+def _tell(settled: Settled, entry: Entry, here: str, there: str) -> str:
+    did = f" (done: {', '.join(settled.done)})" if settled.done else ""
+    match settled.verdict.place:
+        case Place.SOURCE:
+            return f"the VM is at {here}, as before{did}"
+        case Place.TARGET:
+            return f"the VM is at {there}{did}"
+        case Place.NOWHERE:
+            return f"no copy runs: {settled.verdict.why}{did}"
+    if "does not answer" in settled.verdict.why:
+        entry.keep = True
+        return f"not settled yet: {settled.verdict.why} ({'; '.join(settled.trouble)})"
+    name = entry.record.subject
+    raise IndeterminateError(
+        f"the outcome of the migration of {name} is not known: {settled.verdict.why}",
+        hint=f"look at both: virsh -c '{here}' domstate {name} --reason; virsh -c '{there}' domstate {name} --reason; "
+        "end one, then: vmkit jobs resolve",
+        details=settled.trouble,
+    )
