@@ -1,0 +1,78 @@
+"""scripts/bench: pick an area, measure, print a table, write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from measure import BenchError, machine
+
+HERE = Path(__file__).parent
+AREAS = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__main__", "measure"))
+
+
+def main() -> int:
+    areas = "\n".join(f"  {name:<10} {importlib.import_module(name).SUMMARY}" for name in AREAS)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure vmkit beside a rival or a floor, both in the same run.",
+        epilog=f"areas:\n{areas}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", help="what to measure")
+    parser.add_argument("--quick", action="store_true", help="fewer runs: to see that it works, not to quote")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+    parser.add_argument("-c", "--connect", metavar="URI", help="host for those commands that need one")
+    args = parser.parse_args()
+    if args.name not in AREAS:
+        print(f"error: no area '{args.name}'\nareas:\n{areas}", file=sys.stderr)
+        return 2
+    try:
+        result = importlib.import_module(args.name).run(quick=args.quick, uri=args.connect)
+    except BenchError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 4
+    result = {
+        "area": args.name,
+        "quick": args.quick,
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        **result,
+    }
+    show(result)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if args.quick or all(c["holds"] for c in result["claims"]) else 1
+
+
+def show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(title=f"{result['area']}: wall time, {result['rows'][0]['runs']} runs of each, interleaved")
+    table.add_column("command")
+    for heading in ("median ms", "q1 - q3", "fastest", "of vmkit list"):
+        table.add_column(heading, justify="right")
+    for r in sorted(result["rows"], key=lambda r: r["median"]):
+        spread, share = f"{r['q1']:.0f} - {r['q3']:.0f}", f"{r['of_vmkit_list']:.2f}"
+        table.add_row(r["name"], f"{r['median']:.1f}", spread, f"{r['fastest']:.1f}", share)
+    console.print(table)
+    for claim in result["claims"]:
+        mark = "[green]holds[/]" if claim["holds"] else "[red]does not hold[/]"
+        console.print(f"{claim['claim']}: ratio {claim['ratio']}, {mark}")
+    m = result["machine"]
+    versions = ", ".join(f"{k} {v.removeprefix('vmkit ')}" for k, v in result["versions"].items())
+    console.print(f"machine: {m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB, {m['system']}, kernel {m['kernel']},")
+    console.print(
+        f"         load {m['load_1min']}; Python {m['python']}, {versions}; host {result['uri']}", soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
