@@ -26,7 +26,9 @@ from vmkit.system.files import home, locked
 ARCH: Final = "x86_64"
 MARKER: Final = b"vmkit-micro: kernel up"
 """What templates/micro/init writes first."""
-CMDLINE: Final = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check vmkit.probe=1"
+CMDLINE: Final = (
+    "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check cryptomgr.notests vmkit.probe=1"
+)
 MEMORY_MIB: Final = 192
 STEP: Final = "kvm probe"
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import lzma
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
+from typing import Final
 
 from vmkit.errors import UnsupportedError
+
+_SIGNED: Final = b"~Module signature appended~\n"
+_SIGNATURE_INFO: Final = 12
 
 
 def parse_dependencies(modules_dep: str) -> dict[str, tuple[str, ...]]:
@@ -58,6 +63,18 @@ def load_order(
         elif name not in inside and name not in skippable:
             raise UnsupportedError(f"the kernel has no module '{name}'")
     return list(order)
+
+
+def unsigned(data: bytes) -> bytes:
+    """A module without the signature that is appended to it (kernel: include/linux/module_signature.h).
+
+    Checking eleven signatures takes a guest under TCG about 0.2 s (measured); the price is the taint flag E.
+    """
+    if not data.endswith(_SIGNED):
+        return data
+    end = len(data) - len(_SIGNED)
+    length: int = struct.unpack(">I", data[end - 4 : end])[0]
+    return data[: end - _SIGNATURE_INFO - length]
 
 
 def unpacked(path: str, data: bytes) -> bytes:
