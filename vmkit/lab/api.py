@@ -13,9 +13,9 @@ from vmkit.errors import ConflictError, NotFoundError, RefusedError, SpecError
 from vmkit.lab import config
 from vmkit.lab.blueprint import HostPlan, check_hosts
 from vmkit.lab.layout import Layout, check_folder
-from vmkit.lab.reality import HostReality, guests, processes, running_hosts
+from vmkit.lab.reality import HostReality, guests, inside, labs_with_processes, processes, running_hosts
 from vmkit.lab.state import LabState, Phase, load, save
-from vmkit.lab.teardown import erase, exclusive, tear_down
+from vmkit.lab.teardown import erase, exclusive, settled, tear_down
 from vmkit.progress import Note, Reporter, silent
 from vmkit.system.files import ensure_dir, home
 from vmkit.system.journal import journalled
@@ -43,7 +43,7 @@ class LabHost:
     Attributes:
         name: 'pair/h1': what `exec` takes.
         lab, hostname, kind: 'pair', 'h1' and 'pair' (the kind of lab).
-        state: 'up', 'broken' or 'down'.
+        state: 'up', 'broken' or 'down'; 'unknown' where the caller is not root.
         problem: what is wrong if it is not up, else ''.
         uri: for libvirt, from this machine and from the lab's other hosts.
         ssh: for ssh, from both as well.
@@ -143,15 +143,19 @@ class Labs:
             EffectError: something could not be removed; it can be tried again.
         """
         layout = _layout(name)
-        if not layout.folder.exists() and not (os.geteuid() == 0 and processes(layout)):
+        if layout.folder in settled:
+            settled.discard(layout.folder)
+            reporter(Note(f"nothing is left of the lab {name}"))
+            return
+        if not layout.folder.exists() and not processes(layout):
             raise _unknown(name, self._names())
         _need_root(f"vmkit lab down {name}")
         with exclusive(layout, wait=5.0):
             tear_down(layout, reporter)
 
     def down_all(self, reporter: Reporter = silent) -> Sequence[str]:
-        """Tear down every lab; returns their names. The errors are those of `down`."""
-        names = self._names()
+        """Tear down every lab, also one whose files are gone; returns their names. The errors are those of `down`."""
+        names = sorted({*self._names(), *labs_with_processes(home() / "lab")})
         for name in names:
             self.down(name, reporter)
         return names
@@ -230,7 +234,7 @@ class Labs:
             raise ConflictError(f"the host {found.name} is {found.state}: {found.problem}", hint=_again(found.lab))
         enter = ["nsenter", f"--target={found.pid}", "--net", "--mount", "--uts", "--pid", "--"]
         # These would lead virsh and vmkit in the host to some other host.
-        return [*enter, "env", "-u", "LIBVIRT_DEFAULT_URI", "-u", "VMKIT_CONNECT", "--", *argv]
+        return [*enter, "env", "-u", "LIBVIRT_DEFAULT_URI", "-u", "VMKIT_CONNECT", f"HOME={config.HOME}", *argv]
 
     # -- parts
 
@@ -268,6 +272,8 @@ class Labs:
 
     @staticmethod
     def _names() -> Sequence[str]:
+        if inside():
+            raise _inside()
         folder = home() / "lab"
         try:
             return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -293,18 +299,20 @@ def _row(layout: Layout, state: LabState, host: HostPlan, reality: HostReality |
     problems = []
     if state.phase is not Phase.UP:
         problems.append(f"the lab is {state.phase.value}")
-    if reality is None:
+    if os.geteuid() != 0:
+        problems.append("only root can see whether it runs")
+    elif reality is None:
         problems.append("it does not run")
     elif reality.missing:
         problems.append(f"{' and '.join(reality.missing)} has ended")
-    if not switch:
+    if not switch and os.geteuid() == 0:
         problems.append("the lab's switch does not run")
     return LabHost(
         name=f"{layout.name}/{host.name}",
         lab=layout.name,
         hostname=host.name,
         kind=state.kind,
-        state="up" if not problems else "down" if reality is None else "broken",
+        state=_state(reality, problems),
         problem=", ".join(problems),
         uri=config.uri(layout, host),
         ssh=Ssh(host.address, 22, "root", layout.key, layout.known_hosts),
@@ -317,13 +325,29 @@ def _row(layout: Layout, state: LabState, host: HostPlan, reality: HostReality |
     )
 
 
+def _state(reality: HostReality | None, problems: Sequence[str]) -> str:
+    if os.geteuid() != 0:
+        return "unknown"
+    if not problems:
+        return "up"
+    return "down" if reality is None else "broken"
+
+
 def _layout(name: str) -> Layout:
+    if inside():
+        raise _inside()
     return Layout.of(home(), check_name(name))
 
 
 def _need_root(command: str) -> None:
     if os.geteuid() != 0:
         raise RefusedError("a lab is made of namespaces and daemons that only root may start", hint=f"sudo {command}")
+
+
+def _inside() -> RefusedError:
+    return RefusedError(
+        "this is a host of a lab, and labs are not seen from inside", hint="run it on the machine itself"
+    )
 
 
 def _unknown(name: str, known: Sequence[str]) -> NotFoundError:

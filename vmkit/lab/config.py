@@ -15,6 +15,8 @@ BRIDGE: Final = "br0"
 DOMAIN: Final = "lab"
 DAEMONS: Final = ("sshd", "virtlogd", "libvirtd")
 LIBVIRT_SOCKET: Final = "/run/libvirt/libvirt-sock"
+HOME: Final = "/run/root"
+"""Home of root in a host: empty, and gone with the host."""
 FURNISHED: Final = "/run/vmkit-lab"
 """Folder that a host's init makes in the host's own /run. Before it is there, /run may still be the machine's."""
 
@@ -69,21 +71,29 @@ def host_files(layout: Layout, plan: Blueprint, host: HostPlan) -> dict[str, str
     }
 
 
+def passwd(machine: str) -> str:
+    """The machine's /etc/passwd with another home for root, so that no start file of root's shell runs in a host."""
+    lines = []
+    for line in machine.splitlines():
+        fields = line.split(":")
+        if fields[0] == "root" and len(fields) == 7:
+            line = ":".join((*fields[:5], HOME, "/bin/sh"))
+        lines.append(line)
+    return "".join(f"{line}\n" for line in lines)
+
+
 def host_folders() -> tuple[str, ...]:
     """Folders of one host, below its own."""
     return ("etc-libvirt", "etc-ssh", "var-lib-libvirt", "var-cache-libvirt", "var-log/libvirt", "log")
 
 
-def init_config(
-    layout: Layout, host: HostPlan, programs: dict[str, Path], *, optional: tuple[str, ...] = ()
-) -> InitConfig:
+def init_config(layout: Layout, host: HostPlan, programs: dict[str, Path]) -> InitConfig:
     """What the init of a host has to do.
 
     Args:
         layout: the lab.
         host: the host.
         programs: where each of DAEMONS is.
-        optional: further folders to lay an empty file system over (root's own .ssh, where there is one).
     """
     own, logs = layout.host(host.name), layout.logs(host.name)
     binds = {
@@ -93,6 +103,7 @@ def init_config(
         "var-cache-libvirt": "/var/cache/libvirt",
         "var-log": "/var/log",
         "hosts": "/etc/hosts",
+        "passwd": "/etc/passwd",
         "hostname": "/etc/hostname",
         "shadow": "/etc/shadow",
     }
@@ -103,9 +114,9 @@ def init_config(
     }
     return InitConfig(
         hostname=host.name,
-        tmpfs=("/run", *optional),
+        tmpfs=("/run",),
         binds=tuple((str(own / name), target) for name, target in binds.items()),
-        folders=("/run/sshd", "/run/lock", "/run/libvirt", FURNISHED),
+        folders=("/run/sshd", "/run/lock", "/run/libvirt", HOME, FURNISHED),
         daemons=tuple(Daemon(n, (str(programs[n]), *arguments[n]), str(logs / f"{n}.log")) for n in DAEMONS),
     )
 

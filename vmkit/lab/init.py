@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from vmkit.lab.config import InitConfig
+from vmkit.lab.config import HOME, InitConfig
 from vmkit.lab.layout import MARK
 from vmkit.system import mounts
 from vmkit.system.namespaces import set_hostname
@@ -25,6 +25,8 @@ def furnish(config: InitConfig) -> None:
     for source, target in config.binds:
         mounts.bind(Path(source), Path(target))
     for folder in config.tmpfs:
+        # A copy of a mount keeps what it shows alive: a network namespace in /run/netns, a container's files.
+        mounts.detach_under(Path(folder))
         mounts.tmpfs(Path(folder))
     for folder in config.folders:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,7 @@ def main() -> None:
     # The caller's environment is none of the host's business: LIBVIRT_DEBUG or VMKIT_CONNECT would change its daemons.
     keep = {k: v for k in ("PATH", "TZ", MARK) if (v := os.environ.get(k))}
     os.environ.clear()
-    os.environ.update(keep, HOME="/root", LC_ALL="C")
+    os.environ.update(keep, HOME=HOME, LC_ALL="C")
     furnish(config)
     collect(start_daemons(config))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import queue
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -66,9 +69,7 @@ def build(layout: Layout, state: LabState, hosts: int, reporter: Reporter) -> La
             _write_files(layout, plan, found)
         with _step(reporter, "hosts", ", ".join(h.name for h in plan.hosts)):
             _start(layout, plan, wires, found)
-    with ThreadPoolExecutor(len(plan.hosts)) as pool:
-        for done in [pool.submit(_answers, layout, current, h, reporter) for h in plan.hosts]:
-            done.result()
+    _all_answer(layout, current, plan, reporter)
     if not running_hosts(layout, current)[1]:
         raise EffectError("the lab's DHCP server ended while it started", details=_log_tails(layout, "switch"))
     current = current.at(Phase.UP)
@@ -95,7 +96,7 @@ def _write_files(layout: Layout, plan: Blueprint, found: dict[str, Path]) -> Non
     layout.logs("switch").mkdir(parents=True)
     _keygen(found, layout.key)
     public = layout.key.with_suffix(".pub").read_text()
-    masked = ("/root/.ssh",) if Path("/root/.ssh").is_dir() else ()
+    passwd = config.passwd(Path("/etc/passwd").read_text())
     keys = {}
     for host in plan.hosts:
         own = layout.host(host.name)
@@ -103,11 +104,12 @@ def _write_files(layout: Layout, plan: Blueprint, found: dict[str, Path]) -> Non
             (own / folder).mkdir(parents=True)
         for name, text in config.host_files(layout, plan, host).items():
             (own / name).write_text(text)
+        (own / "passwd").write_text(passwd)
         (own / "shadow").chmod(0o600)
         (own / "etc-ssh/authorized_keys").write_text(public)
         _keygen(found, own / "etc-ssh/ssh_host_ed25519_key")
         keys[host.name] = (own / "etc-ssh/ssh_host_ed25519_key.pub").read_text()
-        wanted = config.init_config(layout, host, found, optional=masked)
+        wanted = config.init_config(layout, host, found)
         (own / "init.json").write_text(json.dumps(wanted.plain(), indent=1))
         _seed_cache(own / "var-cache-libvirt")
     layout.known_hosts.write_text(config.known_hosts(plan, keys))
@@ -123,8 +125,6 @@ def _keygen(found: dict[str, Path], path: Path) -> None:
 
 def _seed_cache(target: Path) -> None:
     """Copy what the machine's libvirt knows of its QEMU binaries, which saves each host from probing them again."""
-    import shutil
-
     source = Path("/var/cache/libvirt/qemu/capabilities")
     if source.is_dir():
         shutil.copytree(source, target / "qemu/capabilities")
@@ -134,8 +134,6 @@ def _seed_cache(target: Path) -> None:
 
 
 def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]) -> None:
-    import sys
-
     mark = {MARK: str(layout.folder)}
     with wires.switch.entered():
         conf = layout.folder / "switch/dnsmasq.conf"
@@ -144,8 +142,16 @@ def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]
         with wires.hosts[host.name].entered():
             spawn(
                 [
-                    *(found["unshare"], "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
-                    *(sys.executable, "-P", "-m", "vmkit.lab.init", layout.host(host.name) / "init.json"),
+                    *(found["unshare"], "--mount", "--propagation=slave", "--uts", "--pid", "--fork", "--kill-child"),
+                    *(
+                        "--mount-proc",
+                        "--",
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "vmkit.lab.init",
+                        layout.host(host.name) / "init.json",
+                    ),
                 ],
                 log=layout.logs(host.name) / "init.log",
                 env=mark,
@@ -155,12 +161,41 @@ def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]
 # -- answers
 
 
-def _answers(layout: Layout, state: LabState, host: HostPlan, reporter: Reporter) -> None:
-    """Wait until the host's libvirt and ssh answer, and give it its storage pool and network."""
+def _all_answer(layout: Layout, state: LabState, plan: Blueprint, reporter: Reporter) -> None:
+    """Wait for all hosts at once. The first failure is raised at once; threads that hang in libvirt are left behind,
+    and the tear-down that follows, which ends their servers, ends them.
+    """
     deadline = Deadline(ANSWER_WITHIN)
+    outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def wait_for(host: HostPlan) -> None:
+        try:
+            _answers(layout, state, host, deadline, reporter)
+            outcomes.put(None)
+        except BaseException as e:
+            outcomes.put(e)
+
+    for host in plan.hosts:
+        threading.Thread(target=wait_for, args=(host,), daemon=True).start()
+    for _ in plan.hosts:
+        try:
+            # A little longer than the waits inside, whose messages are better.
+            failed = outcomes.get(timeout=deadline.left + 10)
+        except queue.Empty:
+            tails = tuple(line for h in plan.hosts for line in _log_tails(layout, h.name))
+            raise DeadlineError(f"the hosts do not answer within {deadline.seconds:g} s", details=tails) from None
+        if failed is not None:
+            raise failed
+
+
+def _answers(layout: Layout, state: LabState, host: HostPlan, deadline: Deadline, reporter: Reporter) -> None:
+    """Wait until the host's libvirt and ssh answer, and give it its storage pool and network."""
     with _step(reporter, f"libvirt on {host.name}"):
         init = _wait_for_socket(layout, state, host, deadline)
-        _within(deadline, f"libvirt of {host.name}", lambda: _furnish(layout, host, init), layout, host)
+        try:
+            _furnish(layout, host, init)
+        except VmkitError as e:
+            raise _failed(layout, host, f"libvirt of {host.name}: {e}") from e
     with _step(reporter, f"ssh to {host.name}", host.address):
         done = run([layout.ssh, host.address, "true"], timeout=deadline.left + 5, check=False)
         if done.status != 0:
@@ -199,27 +234,6 @@ def _furnish(layout: Layout, plan: HostPlan, init: int) -> None:
             raise EffectError(f"the libvirt that answers has the uuid {answered}, and not {plan.uuid}")
         host.define_pool(config.pool_xml(layout))
         host.define_network(config.network_xml())
-
-
-def _within(deadline: Deadline, what: str, call: Callable[[], None], layout: Layout, host: HostPlan) -> None:
-    """Make a call that has no deadline of its own. After one that does not return the tear-down ends it."""
-    import threading
-
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            call()
-        except BaseException as e:
-            failure.append(e)
-
-    thread = threading.Thread(target=body, daemon=True)
-    thread.start()
-    thread.join(deadline.left)
-    if thread.is_alive():
-        raise DeadlineError(f"{what}: no answer within {deadline.seconds:g} s", details=_log_tails(layout, host.name))
-    if failure:
-        raise _failed(layout, host, f"{what}: {failure[0]}") from failure[0]
 
 
 def _failed(layout: Layout, host: HostPlan, text: str) -> VmkitError:

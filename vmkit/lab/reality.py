@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmkit.errors import DeadlineError, EffectError
-from vmkit.lab.config import DAEMONS
+from vmkit.lab.config import DAEMONS, FURNISHED
 from vmkit.lab.layout import MARK, Layout
 from vmkit.lab.state import LabState
 from vmkit.system.clock import Deadline
@@ -37,9 +37,19 @@ def processes(layout: Layout) -> list[Resident]:
 
     Processes of the machine's own network namespace are never among them.
     """
-    everyone = residents(MARK, str(layout.folder))
-    networks = {r.network for r in everyone if r.marked}
+    everyone = residents(MARK)
+    networks = {r.network for r in everyone if r.mark == str(layout.folder)}
     return [r for r in everyone if r.network in networks]
+
+
+def labs_with_processes(folder: Path) -> set[str]:
+    """Names of the labs below `folder` that have processes, whether their files are there or not."""
+    return {Path(r.mark).name for r in residents(MARK) if r.mark and Path(r.mark).parent == folder}
+
+
+def inside() -> bool:
+    """Whether this process runs in a lab's host, from where labs cannot be seen whole."""
+    return Path(FURNISHED).exists()
 
 
 def running_hosts(layout: Layout, state: LabState) -> tuple[dict[str, HostReality], bool]:
@@ -48,13 +58,13 @@ def running_hosts(layout: Layout, state: LabState) -> tuple[dict[str, HostRealit
     mine = processes(layout)
     hosts = {}
     for init in mine:
-        if not init.marked or init.inner_pid != 1:
+        if not init.mark or init.inner_pid != 1:
             continue
         name = _hostname(init)
         if name in names:
             commands = {r.command for r in mine if r.pids == init.pids}
             hosts[name] = HostReality(init.id.pid, tuple(d for d in DAEMONS if d not in commands))
-    return hosts, any(r.marked and r.command == "dnsmasq" for r in mine)
+    return hosts, any(r.mark and r.command == "dnsmasq" for r in mine)
 
 
 def _hostname(init: Resident) -> str:

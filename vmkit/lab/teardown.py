@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from vmkit.lab.layout import Layout
 from vmkit.lab.reality import end_processes, remove_files, remove_links
@@ -12,6 +13,9 @@ from vmkit.progress import Finished, Reporter, Started
 from vmkit.system.clock import stopwatch
 from vmkit.system.files import locked
 from vmkit.system.journal import journalled
+
+settled: set[Path] = set()
+"""Folders of labs that recovery found cut off and settled in this process: `down` of one has nothing left to do."""
 
 
 @contextmanager

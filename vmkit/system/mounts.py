@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from vmkit.errors import EffectError
 _MS_NOSUID: Final = 2  # <sys/mount.h>
 _MS_NODEV: Final = 4
 _MS_BIND: Final = 4096
+_MNT_DETACH: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -40,6 +42,17 @@ def sysfs(target: Path = Path("/sys")) -> None:
         EffectError: the kernel refused.
     """
     _mount("sysfs", target, "sysfs", _MS_NOSUID | _MS_NODEV, None)
+
+
+def detach_under(folder: Path) -> None:
+    """Take every mount at or below `folder` out of this mount namespace; what uses one keeps it (MNT_DETACH).
+
+    Raises:
+        EffectError: the kernel refused.
+    """
+    for point in mounts_under(folder):
+        if _libc.umount2(str(point).encode(), _MNT_DETACH) != 0 and ctypes.get_errno() != errno.EINVAL:
+            raise EffectError(f"cannot unmount {point}: {os.strerror(ctypes.get_errno())}")
 
 
 def mounts_under(folder: Path) -> list[Path]:

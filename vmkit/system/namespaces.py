@@ -83,7 +83,7 @@ class Resident:
         command: its name (15 characters at most).
         network, pids: inodes of its network and PID namespace.
         inner_pid: its number in its own PID namespace; 1 is that namespace's init.
-        marked: whether its environment holds the variable that was asked for.
+        mark: value of the environment variable that was asked for; '' where it has none.
     """
 
     id: ProcessId
@@ -91,17 +91,16 @@ class Resident:
     network: int
     pids: int
     inner_pid: int
-    marked: bool
+    mark: str
 
 
-def residents(variable: str, value: str) -> list[Resident]:
+def residents(variable: str) -> list[Resident]:
     """Every process of other network namespaces than the caller's and init's.
 
     Args:
-        variable: what `marked` looks for in the environment that each was started with (proc_pid_environ(5)).
-        value: what it has to be.
+        variable: what `mark` is read from, in the environment that each was started with (proc_pid_environ(5)).
     """
-    mark = f"{variable}={value}".encode()
+    prefix = f"{variable}=".encode()
     ours = {n for who in ("self", "1") if (n := namespace_of(who, "net"))}
     found = []
     for entry in os.scandir("/proc"):
@@ -110,12 +109,12 @@ def residents(variable: str, value: str) -> list[Resident]:
         network = namespace_of(entry.name, "net")
         if network is None or network in ours:
             continue
-        if resident := _resident(int(entry.name), network, mark):
+        if resident := _resident(int(entry.name), network, prefix):
             found.append(resident)
     return found
 
 
-def _resident(pid: int, network: int, mark: bytes) -> Resident | None:
+def _resident(pid: int, network: int, prefix: bytes) -> Resident | None:
     me = ProcessId.of(pid)
     pids = namespace_of(pid, "pid")
     if me is None or pids is None:
@@ -124,11 +123,12 @@ def _resident(pid: int, network: int, mark: bytes) -> Resident | None:
     try:
         command = (folder / "comm").read_text().rstrip("\n")
         status = (folder / "status").read_text()
-        marked = mark in (folder / "environ").read_bytes().split(b"\0")
+        environment = (folder / "environ").read_bytes().split(b"\0")
     except OSError:
         return None
     inner = next((int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:")), pid)
-    return Resident(me, command, network, pids, inner, marked)
+    mark = next((os.fsdecode(e.removeprefix(prefix)) for e in environment if e.startswith(prefix)), "")
+    return Resident(me, command, network, pids, inner, mark)
 
 
 def namespace_of(pid: int | str, kind: str) -> int | None:
