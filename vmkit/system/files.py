@@ -8,8 +8,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from vmkit.errors import ConflictError, EffectError, RefusedError
+from vmkit.errors import ConflictError, EffectError, NotFoundError, RefusedError
+from vmkit.values import quoted
 
 
 def home() -> Path:
@@ -69,6 +71,39 @@ def sync_file(path: Path) -> None:
     """Bring the content of a file to the disk."""
     with path.open("rb") as f:
         os.fsync(f.fileno())
+
+
+@contextlib.contextmanager
+def open_regular(path: Path, what: str, *, limit: int) -> Iterator[BinaryIO]:
+    """Open a file that somebody named for reading; a pipe or a device is never waited on.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages: 'patch file'.
+        limit: largest size in bytes.
+
+    Raises:
+        NotFoundError: there is none.
+        RefusedError: not permitted, not a regular file, or larger.
+    """
+    import stat
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as e:
+        raise NotFoundError(f"no {what} {quoted(str(path))}") from e
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the name
+        raise RefusedError(f"cannot read the {what} {quoted(str(path))}: {getattr(e, 'strerror', None) or e}") from e
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise RefusedError(f"{quoted(str(path))} is not a regular file")
+        if info.st_size > limit:
+            raise RefusedError(f"{quoted(str(path))} is larger than {limit} bytes")
+        with os.fdopen(fd, "rb", closefd=False) as f:
+            yield f
+    finally:
+        os.close(fd)
 
 
 def sync_dir(path: Path) -> None:

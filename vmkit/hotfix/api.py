@@ -1,0 +1,367 @@
+"""Hotfixes of a host's running QEMU processes: make, check, apply, revert, status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmkit.errors import NotFoundError, RefusedError, VmkitError
+from vmkit.hotfix import manifest, undo
+from vmkit.hotfix.locate import CONTEXT, make_patch
+from vmkit.hotfix.manifest import Patch
+from vmkit.hotfix.plans import Action, decide, plan_for, refuse_other_edition
+from vmkit.hotfix.survey import Finding, look, survey
+from vmkit.hotfix.targets.process import ProcessImage
+from vmkit.hotfix.targets.qemu import find_images
+from vmkit.hotfix.transaction import Change, Hook, Transaction, hook_from_environment
+from vmkit.hotfix.undo import Saved
+from vmkit.hotfix.verify import State, Write, merge, writes_back, writes_for
+from vmkit.hypervisor.host import Host
+from vmkit.plan import Plan
+from vmkit.progress import Finished, Note, Reporter, Started, silent
+from vmkit.system.clock import stopwatch
+from vmkit.system.files import write_atomic
+from vmkit.system.journal import journalled, records, taken_over
+from vmkit.values import quoted
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """Bytes that were changed: address in the process, old and new in hexadecimal."""
+
+    address: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReport:
+    """One QEMU process of the host.
+
+    Attributes:
+        guest, uuid: the VM.
+        pid: the process.
+        build_id: of its executable.
+        pause_ms: how long its guest stood, from the call that paused it to the return of the one that resumed it; None
+            if it was not paused by this operation.
+        writes: what was changed in it; () if it was as wanted already.
+    """
+
+    guest: str
+    uuid: str
+    pid: int
+    build_id: str
+    pause_ms: float | None
+    writes: tuple[WriteReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HotfixReport:
+    """What apply or revert did.
+
+    Attributes:
+        id, title: of the patch.
+        state: 'applied', 'already applied', 'reverted' or 'not applied' (revert found nothing to take back).
+        pause_ms: the longest pause of a guest; 0 if none was paused.
+        processes: every process of the host.
+    """
+
+    id: str
+    title: str
+    state: str
+    pause_ms: float
+    processes: tuple[ProcessReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What apply would do. `state` is 'can be applied' or 'already applied'."""
+
+    id: str
+    title: str
+    state: str
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRow:
+    """How one process stands to one known patch, by its memory.
+
+    Attributes:
+        id, title: of the patch; '' if none is known for this row's VM.
+        guest: the VM.
+        pid: its process; None if it cannot be told.
+        state: 'patched', 'not patched', 'other bytes', 'other build' or 'unknown'.
+        detail: what was found, where it is neither patched nor unpatched.
+    """
+
+    id: str
+    title: str
+    guest: str
+    pid: int | None
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A new patch: its text, and the file that it was written to (None: nowhere)."""
+
+    id: str
+    text: str
+    path: Path | None
+
+
+class Hotfixes:
+    """What can be done with patches on one host.
+
+    Args:
+        connect: gives an open connection; called when the first one is needed. The caller closes it.
+        hook: called before each step of a transaction (see transaction.STEPS), for tests.
+    """
+
+    def __init__(self, connect: Callable[[], Host], *, hook: Hook | None = None) -> None:
+        self._connect = connect
+        self._hook = hook
+
+    def make(
+        self,
+        binary: Path,
+        *,
+        find: str,
+        replace: str,
+        id: str,  # noqa: A002 - the name that the field has everywhere
+        title: str | None = None,
+        cve: str = "",
+        context: int = CONTEXT,
+        path: Path | None = None,
+    ) -> Made:
+        """Make a patch that changes the one place of `binary` where the bytes `find` are; see locate.make_patch.
+
+        `path` is where to write it. Raises SpecError, NotFoundError, RefusedError.
+        """
+        text = manifest.render(
+            make_patch(binary, find=find, replace=replace, patch_id=id, title=title, cve=cve, context=context)
+        )
+        if path is not None:
+            write_atomic(path, text)
+        return Made(id, text, path)
+
+    def plan(self, source: str | Path, action: Action = Action.APPLY) -> Plan:
+        """What `apply` or `revert` would do, after every check of theirs; nothing is paused or written.
+
+        Raises: as they do.
+        """
+        patch, _ = _open(source, action)
+        with ExitStack() as stack:
+            found = survey(self._connect(), patch, stack)
+            chosen = decide(action, patch, found)
+            _changes(action, patch, chosen)
+            return plan_for(action, patch, found, chosen)
+
+    def check(self, source: str | Path) -> CheckReport:
+        """Whether a patch (file or id) can be applied. Raises what `apply` would refuse with."""
+        patch, _ = _open(source, Action.APPLY)
+        plan = self.plan(source)
+        return CheckReport(patch.id, patch.title, "can be applied" if plan.steps else "already applied", plan)
+
+    def apply(self, source: str | Path, *, reporter: Reporter = silent) -> HotfixReport:
+        """Patch every QEMU process of the host's running domains that is not patched yet.
+
+        The guests of processes that are written to are paused meanwhile, if they run.
+
+        Raises:
+            SpecError, RefusedError: nothing was touched.
+            EffectError: a step failed; every byte is as before and every guest runs again, or it says what is not.
+        """
+        return self._carry_out(Action.APPLY, source, reporter)
+
+    def revert(self, source: str | Path, *, reporter: Reporter = silent) -> HotfixReport:
+        """Put the bytes back that a patch (id or file) replaced, where it is applied. Raises as `apply` does."""
+        return self._carry_out(Action.REVERT, source, reporter)
+
+    def status(self) -> list[StatusRow]:
+        """How every process of the host stands to every patch that is known on this machine."""
+        rows: list[StatusRow] = []
+        with ExitStack() as stack:
+            images, lost = find_images(self._connect(), stack)
+            for patch_id in undo.known():
+                patch, _ = _open(patch_id, Action.APPLY)
+                for image in images:
+                    try:
+                        state, detail = _words(look(patch, image))
+                    except VmkitError as e:
+                        state, detail = "unknown", e.message
+                    rows.append(StatusRow(patch.id, patch.title, image.guest.name, image.process.pid, state, detail))
+                rows += [StatusRow(patch.id, patch.title, x.guest.name, None, "unknown", x.error.message) for x in lost]
+        return rows
+
+    def _carry_out(self, action: Action, source: str | Path, reporter: Reporter) -> HotfixReport:
+        _settle(reporter)
+        with undo.one_at_a_time(), ExitStack() as stack:
+            reporter(Started("check"))
+            clock = stopwatch()
+            patch, text = _open(source, action)
+            host = self._connect()
+            found = survey(host, patch, stack)
+            chosen = decide(action, patch, found)
+            if action is Action.APPLY:
+                _refuse_other_edition(patch)
+            changes = _changes(action, patch, chosen)
+            reporter(Finished("check", clock(), f"{len(found.findings)} processes"))
+            pauses: dict[str, float] = {}
+            if changes:
+                pauses = _transact(
+                    action, patch, text, host.uri, changes, self._hook or hook_from_environment(), reporter
+                )
+        done = {Action.APPLY: ("applied", "already applied"), Action.REVERT: ("reverted", "not applied")}[action]
+        processes = tuple(_report(f, changes, pauses) for f in found.findings)
+        return HotfixReport(
+            patch.id, patch.title, done[0] if changes else done[1], max(pauses.values(), default=0.0), processes
+        )
+
+
+def _open(source: str | Path, action: Action) -> tuple[Patch, str]:
+    """The patch and its text, from a file or from the record of its id.
+
+    What was applied is what has to be reverted, so for that the record goes before the file.
+    """
+    path = Path(source)
+    if isinstance(source, str) and not path.is_file() and "/" not in source and not source.endswith(".toml"):
+        remembered = undo.recall(source)
+        if remembered is None:
+            raise NotFoundError(
+                f"no patch {quoted(source)} is known here, and there is no such file",
+                hint="vmkit hotfix status lists them",
+            )
+        return manifest.parse(remembered.text), remembered.text
+    text = manifest.read(path)
+    patch = manifest.parse(text)
+    if action is Action.REVERT and (remembered := undo.recall(patch.id)):
+        return manifest.parse(remembered.text), remembered.text
+    return patch, text
+
+
+def _refuse_other_edition(patch: Patch) -> None:
+    remembered = undo.recall(patch.id)
+    if remembered is None or (recorded := manifest.parse(remembered.text)) == patch:
+        return
+    carriers = [f"the QEMU of {s.guest} (process {s.process.pid})" for s in remembered.saved if _carries(s)]
+    refuse_other_edition(patch, recorded, carriers)
+
+
+def _carries(saved: Saved) -> bool:
+    try:
+        with ProcessImage(saved.process, saved.guest) as image:
+            return any(image.read(w.address, len(w.new)) == w.new for w in saved.writes)
+    except RefusedError:
+        return False
+
+
+def _changes(action: Action, patch: Patch, chosen: Iterable[Finding]) -> list[Change]:
+    """What to write where; a second look at each process, with whole pages.
+
+    Raises:
+        RefusedError: nobody knows any more what was there before.
+    """
+    remembered = undo.recall(patch.id) if action is Action.REVERT else None
+    changes = []
+    for finding in chosen:
+        image = finding.image
+        writes: tuple[Write, ...] | None
+        if action is Action.APPLY:
+            writes = writes_for(finding.sites, image.read)
+        else:
+            writes = writes_back(finding.sites, remembered.of(image.process) if remembered else ())
+        if writes is None:
+            raise RefusedError(
+                f"nothing on this machine says what {image.label} held before patch {patch.id}",
+                hint="restart the VM to be rid of the patch, or run vmkit where it was applied",
+            )
+        changes.append(Change(image, writes, merge(writes, image.read)))
+    return changes
+
+
+def _transact(
+    action: Action, patch: Patch, text: str, uri: str, changes: list[Change], hook: Hook, reporter: Reporter
+) -> dict[str, float]:
+    """Record, journal, write. Returns the pause of each guest (uuid) in milliseconds."""
+    chosen = [c.image for c in changes if isinstance(c.image, ProcessImage)]
+    guests = [g for c in changes if (g := getattr(c.image, "guest", None)) and g.runs]
+    hook("record")
+    undo.save(patch.id, text, [_saved(action, c) for c in changes])
+    hook("journal")
+    with journalled(
+        *("hotfix", patch.id, "writing"),
+        uri=uri,
+        action=action.value,
+        processes=[[i.process.pid, i.process.start, i.label] for i in chosen],
+        guests=[[g.name, g.uuid] for g in guests],
+    ) as entry:
+        entry.keep = True
+        transaction = Transaction(f"hotfix {patch.id}", changes, guests, hook=hook)
+        reporter(Started(action.value))
+        clock = stopwatch()
+        try:
+            transaction.run()
+        finally:
+            entry.keep = not transaction.outcome.clean
+            if entry.keep and transaction.outcome.verified:
+                entry.advance("written")  # only guests are left to be resumed
+        entry.keep = True  # until the end is noted: a crash before that undoes, one after it has nothing to do
+        hook("note-written")
+        entry.advance("written")
+        hook("finish")
+        if action is Action.REVERT:
+            undo.forget(patch.id, [i.process for i in chosen])
+        entry.keep = False
+    pauses = transaction.outcome.pause_ms
+    longest = f"longest pause {max(pauses.values()):.0f} ms" if pauses else "no guest ran"
+    reporter(Finished(action.value, clock(), longest))
+    return pauses
+
+
+def _saved(action: Action, change: Change) -> Saved:
+    """In apply's direction, whichever way this goes."""
+    image = change.image
+    assert isinstance(image, ProcessImage)  # noqa: S101 - the only kind so far
+    guest = getattr(image, "guest", None)
+    writes = change.writes if action is Action.APPLY else tuple(w.reversed for w in change.writes)
+    return Saved(image.process, guest.name if guest else image.label, writes)
+
+
+def _settle(reporter: Reporter) -> None:
+    """Finish or undo what an earlier hotfix left when it was killed, before a new one looks at the processes."""
+    from vmkit.hotfix.recovery import recover
+
+    for record in records("hotfix"):
+        if record.orphaned:
+            with taken_over(record) as entry:
+                if entry is not None:
+                    reporter(Note(f"{record.id}: {recover(entry, reporter)}", warning=True))
+
+
+def _report(finding: Finding, changes: list[Change], pauses: dict[str, float]) -> ProcessReport:
+    image = finding.image
+    writes = next((c.writes for c in changes if c.image is image), ())
+    return ProcessReport(
+        image.guest.name,
+        image.guest.uuid,
+        image.process.pid,
+        image.binary.build_id,
+        pauses.get(image.guest.uuid),
+        tuple(WriteReport(f"{w.address:#x}", w.old.hex(" "), w.new.hex(" ")) for w in writes),
+    )
+
+
+def _words(finding: Finding) -> tuple[str, str]:
+    match finding.state:
+        case State.ORIGINAL:
+            return "not patched", ""
+        case State.REPLACED:
+            return "patched", ""
+        case State.OTHER:
+            return "other bytes", finding.detail
+    return "other build", finding.detail

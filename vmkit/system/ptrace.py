@@ -1,0 +1,174 @@
+"""Holding all threads of another process still, with ptrace(2).
+
+PTRACE_SEIZE and PTRACE_INTERRUPT are used rather than PTRACE_ATTACH: no signal is sent, so nothing in the process can
+see it. If the tracer dies the kernel lets every thread go on by itself; a killed vmkit leaves no process stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from vmkit.errors import DeadlineError, EffectError, NotFoundError, RefusedError, UnsupportedError
+from vmkit.system.clock import Deadline
+from vmkit.system.procmem import PTRACE_HINT, thread_state, tracer_of
+
+# <sys/ptrace.h>, <elf.h>, <sys/wait.h>
+_DETACH: Final = 17
+_GETREGSET: Final = 0x4204
+_SEIZE: Final = 0x4206
+_INTERRUPT: Final = 0x4207
+_EVENT_STOP: Final = 128
+_NT_PRSTATUS: Final = 1
+_WALL: Final = 0x40000000
+
+_INSTRUCTION_POINTER: Final = {"x86_64": (27 * 8, 16 * 8), "aarch64": (34 * 8, 32 * 8)}
+"""Size of the general registers, offset of the instruction pointer: struct user_regs_struct, struct user_pt_regs."""
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+_libc.ptrace.restype = ctypes.c_long
+
+
+class StoppedProcess:
+    """A process none of whose threads runs. Made by `stopped`, and to be used by the thread that made it.
+
+    Attributes:
+        pid: the process.
+        signals: each stopped thread, and the signal that it was about to receive (0: none); it gets it at the detach.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.signals: dict[int, int] = {}
+
+    def instruction_pointers(self) -> dict[int, int]:
+        """The address that each thread executes next, by thread.
+
+        Raises:
+            EffectError: a thread was killed while it was held.
+        """
+        size, offset = _INSTRUCTION_POINTER[platform.machine()]
+        registers = ctypes.create_string_buffer(size)
+        pointers = {}
+        for tid in self.signals:
+            vector = _Iovec(ctypes.addressof(registers), size)
+            if failed := _ptrace(_GETREGSET, tid, _NT_PRSTATUS, ctypes.addressof(vector)):
+                raise EffectError(f"cannot read the registers of thread {tid}: {os.strerror(failed)}")
+            pointers[tid] = int.from_bytes(registers.raw[offset : offset + 8], "little")
+        return pointers
+
+
+@contextlib.contextmanager
+def stopped(pid: int, *, seconds: float = 2.0) -> Iterator[StoppedProcess]:
+    """Hold every thread of a process while the block runs; they always go on after it.
+
+    Args:
+        pid: the process.
+        seconds: how long to wait until all threads stand. A thread in an uninterruptible sleep of the kernel does not.
+
+    Raises:
+        NotFoundError: no such process.
+        RefusedError: not permitted, or another process traces it (the message names it).
+        UnsupportedError: registers of this CPU architecture are not known here.
+        DeadlineError: a thread did not stop in time.
+    """
+    if platform.machine() not in _INSTRUCTION_POINTER:
+        raise UnsupportedError(f"stopping processes is not supported on {platform.machine()}")
+    held = StoppedProcess(pid)
+    waiting: set[int] = set()
+    deadline = Deadline(seconds)
+    try:
+        # A thread that still runs can start others, so look again until there is none that is not held.
+        while new := _threads(pid) - held.signals.keys():
+            for tid in new:
+                if _seize(pid, tid):
+                    waiting.add(tid)
+            _wait(held, waiting, deadline)
+            if not held.signals:
+                break
+        if not held.signals:
+            raise NotFoundError(f"process {pid} has ended")
+        yield held
+    finally:
+        _let_go(held, waiting)
+
+
+def _threads(pid: int) -> set[int]:
+    """Threads that can run: those that have ended and wait for the others (zombies) are left out."""
+    try:
+        names = [int(p.name) for p in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return set()
+    return {tid for tid in names if thread_state(pid, tid) not in ("Z", "X", "")}
+
+
+def _seize(pid: int, tid: int) -> bool:
+    """Attach to a thread and ask it to stop; False if it has ended."""
+    failed = _ptrace(_SEIZE, tid)
+    if failed == errno.ESRCH or (failed and thread_state(pid, tid) in ("Z", "X", "")):
+        return False
+    if failed == errno.EPERM:
+        tracer = tracer_of(pid, tid)
+        if tracer:
+            raise RefusedError(
+                f"process {pid} is being traced by process {tracer} already",
+                hint=f"end the debugger first: ps -p {tracer}",
+            )
+        raise RefusedError(f"not permitted to stop process {pid}", hint=PTRACE_HINT)
+    if failed:
+        raise RefusedError(f"cannot attach to thread {tid} of process {pid}: {os.strerror(failed)}")
+    return _ptrace(_INTERRUPT, tid) == 0
+
+
+def _wait(held: StoppedProcess, waiting: set[int], deadline: Deadline) -> None:
+    """Until each of `waiting` stands (it moves to `held`) or has ended."""
+    pause = 0.00002
+    while waiting:
+        for tid in list(waiting):
+            try:
+                done, status = os.waitpid(tid, os.WNOHANG | _WALL)
+            except ChildProcessError:  # it has ended, and someone else was told
+                waiting.discard(tid)
+                continue
+            if done == 0:
+                continue
+            waiting.discard(tid)
+            if os.WIFSTOPPED(status):
+                # Either the stop that was asked for, or the moment before a signal is delivered: keep that signal.
+                held.signals[tid] = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status)
+        if waiting:
+            if deadline.passed:
+                raise DeadlineError(
+                    f"{len(waiting)} threads of process {held.pid} did not stop within {deadline.seconds:g} s",
+                    hint=f"see where they hang: cat /proc/{held.pid}/task/{min(waiting)}/stack",
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 0.005)
+
+
+def _let_go(held: StoppedProcess, waiting: set[int]) -> None:
+    """Detach from all threads. One that never stopped cannot be detached; the kernel does it when this process ends."""
+    if waiting:
+        with contextlib.suppress(DeadlineError):
+            _wait(held, waiting, Deadline(0.2))
+    for tid, number in held.signals.items():
+        _ptrace(_DETACH, tid, 0, number)
+
+
+def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
+    """0, or the errno."""
+    ctypes.set_errno(0)
+    return ctypes.get_errno() if _libc.ptrace(request, tid, address, data) == -1 else 0
