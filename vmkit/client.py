@@ -108,5 +108,6 @@ class Client:
     def jobs(self) -> Jobs:
         """Long operations on this machine, of whatever process."""
         from vmkit.migrate.jobs import Jobs
+        from vmkit.recovery import recover
 
-        return Jobs()
+        return Jobs(recover)

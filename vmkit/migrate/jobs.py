@@ -116,10 +116,11 @@ class Jobs:
     def resolve(self, job_id: str | None = None, reporter: Reporter = silent) -> Sequence[str]:
         """Finish or undo the operations whose process is gone (or the one named); returns a line about each.
 
+        An operation of which it cannot be told what became stays in the journal, and its line says what to look at.
+
         Raises:
             NotFoundError: there is no operation of that id.
             ConflictError: its process still runs.
-            IndeterminateError: what became of it cannot be told; the message says what to look at.
         """
         chosen = [_find(job_id)] if job_id else [r for r in records() if r.orphaned]
         if job_id and not chosen[0].orphaned:

@@ -126,6 +126,8 @@ def transfer(
     state.seconds = elapsed()
     if state._raised:
         raise state._raised[0]
+    if state.stop is None and isinstance(state.error, CancelledError):  # it ended before we looked who wanted that
+        state.stop = wish()
     if state.error is None and state.stop is None:
         reporter(Finished(STEP, state.seconds))
     return state
@@ -190,6 +192,8 @@ def _why_slow(state: Transfer) -> str:
     s = state.last
     if s is None:
         return "no memory had been sent by then"
-    rates = f"{Bytes(s.dirty_rate)}/s became dirty, {Bytes(s.bandwidth)}/s could be sent"
+    left = f"{Bytes(s.remaining)} were still to be sent in round {s.iteration}"
+    if s.iteration < 2:
+        return f"{left}, the first pass over the memory, at {Bytes(s.bandwidth)}/s"
     verdict = ": it would never have ended" if s.bandwidth and s.dirty_rate >= s.bandwidth else ""
-    return f"{Bytes(s.remaining)} were still to be sent in round {s.iteration}; {rates}{verdict}"
+    return f"{left}; {Bytes(s.dirty_rate)}/s became dirty, {Bytes(s.bandwidth)}/s could be sent{verdict}"
