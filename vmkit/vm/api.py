@@ -142,12 +142,17 @@ class Vm:
         Raises:
             ConflictError: it is paused, or an operation holds it.
         """
+        from vmkit.vm.console_log import remove
+
         del reporter
         state = self.state
         if state is DomainState.PAUSED:
             raise ConflictError(f"{self.name} is paused", hint=f"vmkit resume {self.name}")
         if state.active:
             return False
+        memory = self.remembered()
+        if memory and memory.console_log:
+            remove(self.domain.host, memory.console_log)
         self.domain.start()
         return True
 

@@ -145,7 +145,7 @@ def _accelerator(spec: VmSpec, facts: HostFacts, why: _Reasons) -> str:
     if spec.accel is Accel.KVM:
         raise UnsupportedError(f"accel: kvm does not work on {facts.uri}: {reason}", hint="use accel: auto or tcg")
     why.chose("accel", "tcg", reason)
-    why.warnings.append(f"no KVM: {reason}; the guest is emulated by TCG, some ten times slower")
+    why.warnings.append(f"no KVM: {reason}; the guest is emulated by TCG, which is much slower")
     return "qemu"
 
 

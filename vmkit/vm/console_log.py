@@ -33,6 +33,11 @@ def read(host: Host, volume: str, *, last: int | None = None) -> str:
         return ""
 
 
+def remove(host: Host, volume: str) -> None:
+    """Forget what was logged, so that the log begins with the next start. Nothing happens if there is none."""
+    host.pool(POOL).delete(volume)
+
+
 def read_or_nothing(host: Host, volume: str | None, *, last: int | None = None) -> str:
     """As `read`, for messages: '' where there is no log or it cannot be read."""
     try:

@@ -19,7 +19,7 @@ from vmkit.system.journal import Entry, journalled
 from vmkit.system.templates import template
 from vmkit.vm import xml
 from vmkit.vm.choices import Design, decide
-from vmkit.vm.console_log import log_name
+from vmkit.vm.console_log import log_name, remove
 from vmkit.vm.facts import gather
 from vmkit.vm.metadata import Remembered
 from vmkit.vm.spec import VmSpec, dump
@@ -83,6 +83,8 @@ def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start:
             domain = host.define(xml.domain_xml(base, design, placement, remembered, identity))
             if spec.autostart:
                 domain.set_autostart(True)
+            if log:
+                remove(host, log)  # of an earlier VM of this name
             if start:
                 entry.advance("start")
                 domain.start()

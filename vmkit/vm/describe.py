@@ -87,6 +87,8 @@ def _disk(disk: ET.Element) -> Disk:
 def _nic(nic: ET.Element) -> Nic:
     source, model, mac, target = (nic.find(t) for t in ("source", "model", "mac", "target"))
     kind = nic.get("type", "")
+    if source is not None and source.get("network"):  # also in what runs now, where libvirt has put the bridge
+        kind = "network"
     name = source.get(kind) or source.get("dev") if source is not None else None
     return Nic(
         mac=mac.get("address") if mac is not None else None,

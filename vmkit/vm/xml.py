@@ -158,7 +158,8 @@ def _nic(nic: NicDesign) -> ET.Element:
 def _serial(console_log: str | None) -> list[ET.Element]:
     serial = ET.Element("serial", type="pty")
     if console_log:
-        ET.SubElement(serial, "log", file=console_log, append="off")
+        # Appended to, since the target of a migration opens it anew; vmkit removes it when it starts the VM.
+        ET.SubElement(serial, "log", file=console_log, append="on")
     ET.SubElement(serial, "target", port="0")
     console = ET.Element("console", type="pty")
     ET.SubElement(console, "target", type="serial", port="0")
