@@ -277,7 +277,7 @@ def machine(client: Client) -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cpus": os.cpu_count(),
-        "memory": facts["memory"],
+        "memory_gib": round(int(Path("/proc/meminfo").read_text().split()[1]) / 2**20, 1),
         "kernel": platform.release(),
         "qemu": facts["hypervisor"],
         "libvirt": facts["libvirt"],
