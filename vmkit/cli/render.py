@@ -133,7 +133,7 @@ def _live() -> Iterator[Reporter]:
                 bar.remove_task(task(step))
                 del tasks[step]
                 bar.console.print(
-                    Text.assemble(("✓ ", "green"), f"{step:<14} {text}".rstrip(), f"  {show_duration(seconds)}"),
+                    Text.assemble(("✓ ", "green"), f"{step:<13} {text:<17} ", show_duration(seconds)),
                     highlight=False,
                 )
             case Note(text, warning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -284,6 +285,8 @@ def _ready(ready: Ready | None) -> str:
 
 
 def _show_steps(ready: Ready | None) -> None:
+    if sys.stderr.isatty():  # the progress display has just shown them
+        return
     for step in ready.steps if ready else ():
         click.echo(f"  {step.seconds:7.2f} s  {step.layer.value}" + (f"  {step.detail}" if step.detail else ""))
 

@@ -26,7 +26,6 @@ class Layer(enum.Enum):
 
 
 STUCK = {
-    Layer.RUNNING: "the domain does not run",
     Layer.CONSOLE: "the guest has not written a line to its serial console: no kernel or boot loader came up there",
     Layer.BOOT: "the kernel runs, but user space has not said that it is up",
     Layer.AGENT: "the guest agent does not answer",
@@ -112,8 +111,9 @@ def wait(
         while not (found := probes[layer]()):
             _check_alive(domain, layer, console)
             if deadline.passed:
+                why = f"the domain is {domain.state().value}" if layer is Layer.RUNNING else STUCK[layer]
                 raise DeadlineError(
-                    f"{domain.name} is not ready after {seconds:g} s, stuck at '{layer.value}': {STUCK[layer]}",
+                    f"{domain.name} is not ready after {seconds:g} s, stuck at '{layer.value}': {why}",
                     hint=f"the VM was kept: vmkit console {domain.name}, vmkit log {domain.name}, "
                     f"vmkit wait {domain.name}, or vmkit delete --force {domain.name}",
                     details=last_lines(console()),
