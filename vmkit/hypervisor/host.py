@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import libvirt
 
@@ -17,6 +17,11 @@ from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.errors import translate, translated
 from vmkit.hypervisor.volume import Pool
 from vmkit.values import quoted
+
+_DRIVERS = frozenset(
+    "bhyve ch esx gsx hyperv lxc openvz parallels qemu remote test vbox vmwarefusion vmwareplayer vmwarews vpx vz xen".split()
+)
+"""Schemes of libvirt URIs (https://libvirt.org/drivers.html). An unknown one would be tried as the name of a TLS host."""
 
 _loop_lock = threading.Lock()
 _loop_thread: threading.Thread | None = None
@@ -52,8 +57,8 @@ class Host:
             UnreachableError: the host does not answer, or does not let us in.
         """
         uri = uri or default_uri()
-        parts = urlsplit(uri) if uri.isprintable() else None
-        if parts is None or not parts.scheme or "://" not in uri:
+        parts = _split(uri)
+        if parts is None or parts.scheme.partition("+")[0] not in _DRIVERS or "://" not in uri:
             raise SpecError(
                 f"{quoted(uri)} is not a libvirt URI",
                 path="--connect",
@@ -248,6 +253,14 @@ def both(first: str | None, second: str | None) -> Iterator[tuple[Host, Host]]:
     """Connections to two hosts, with the event loop running."""
     with Host.connect(first, events=True) as a, Host.connect(second, events=True) as b:
         yield a, b
+
+
+def _split(uri: str) -> SplitResult | None:
+    """The parts of a URI; None if it is not one."""
+    try:
+        return urlsplit(uri) if uri.isprintable() else None
+    except ValueError:  # a bracket without its partner
+        return None
 
 
 def _version(number: int) -> tuple[int, int, int]:

@@ -9,7 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from vmkit.errors import CancelledError, DeadlineError, EffectError, IndeterminateError, RefusedError, VmkitError
+from vmkit.errors import (
+    CancelledError,
+    DeadlineError,
+    EffectError,
+    IndeterminateError,
+    RefusedError,
+    UnreachableError,
+    VmkitError,
+)
 from vmkit.migrate.outcome import Place
 from vmkit.migrate.settle import Settled
 from vmkit.progress import Advanced, Finished, Note, Reporter, Started
@@ -126,7 +134,8 @@ def transfer(
     state.seconds = elapsed()
     if state._raised:
         raise state._raised[0]
-    if state.stop is None and isinstance(state.error, CancelledError):  # it ended before we looked who wanted that
+    if state.stop is None and state.error is not None:
+        # It may have ended before we looked who wanted that; and a Ctrl-C also reaches the ssh that a connection runs over.
         state.stop = wish()
     if state.error is None and state.stop is None:
         reporter(Finished(STEP, state.seconds))
@@ -182,7 +191,7 @@ def failure(name: str, state: Transfer, settled: Settled, *, source: str, target
     error = state.error
     if isinstance(error, CancelledError):
         return CancelledError(f"the migration of {name} was aborted by another program; {stays}")
-    if isinstance(error, RefusedError) and not settled.done:
+    if isinstance(error, RefusedError) and not isinstance(error, UnreachableError) and not settled.done:
         return error
     text = error.message if error else "it ended without an error and without the VM at the target"
     return EffectError(f"the migration of {name} failed: {text}", left=stays, details=settled.trouble)

@@ -35,7 +35,8 @@ class Trap:
 
 
 def _emulated_on_old_qemu(guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
-    return guest.virt_type == "qemu" and min(source.hypervisor, target.hypervisor) < (8, 0, 0)
+    old = any(_qemu(h) and h.hypervisor < (8, 0, 0) for h in (source, target))
+    return guest.virt_type == "qemu" and old
 
 
 def _vmx_across_9_10(guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
