@@ -19,9 +19,12 @@ from vmkit.hypervisor.volume import Pool
 from vmkit.values import quoted
 
 _DRIVERS = frozenset(
-    "bhyve ch esx gsx hyperv lxc openvz parallels qemu remote test vbox vmwarefusion vmwareplayer vmwarews vpx vz xen".split()
+    [
+        *("bhyve", "ch", "esx", "gsx", "hyperv", "lxc", "openvz", "parallels", "qemu", "remote", "test", "vbox"),
+        *("vmwarefusion", "vmwareplayer", "vmwarews", "vpx", "vz", "xen"),
+    ]
 )
-"""Schemes of libvirt URIs (https://libvirt.org/drivers.html). An unknown one would be tried as the name of a TLS host."""
+"""Schemes of libvirt URIs (https://libvirt.org/drivers.html). An unknown one would be tried as a TLS host's name."""
 
 _loop_lock = threading.Lock()
 _loop_thread: threading.Thread | None = None

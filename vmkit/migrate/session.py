@@ -135,7 +135,7 @@ def transfer(
     if state._raised:
         raise state._raised[0]
     if state.stop is None and state.error is not None:
-        # It may have ended before we looked who wanted that; and a Ctrl-C also reaches the ssh that a connection runs over.
+        # It may have ended before we looked who wanted that; and a Ctrl-C also ends the ssh below a connection.
         state.stop = wish()
     if state.error is None and state.stop is None:
         reporter(Finished(STEP, state.seconds))
