@@ -32,7 +32,7 @@ FLOORS = {
     "lab": 3,
     "fleet": 4,
     "client": 5,
-    "recovery": 5,
+    "recovery": 4,
     "ecs": 5,
     "cli": 6,
     "__main__": 7,
