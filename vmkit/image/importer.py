@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from vmkit.errors import EffectError, NotFoundError, RefusedError, SpecError, UnreachableError
 from vmkit.image import qcow2, store
@@ -187,7 +188,12 @@ def _url(source: str) -> str | None:
         return None
     if match[1].lower() not in ("http", "https"):
         raise SpecError(f"cannot fetch {quoted(source)}", path="source", hint="give a path, or an http(s) URL")
-    if not source.isprintable() or " " in source:
+    try:
+        parts = urlsplit(source)
+        valid = bool(parts.hostname) and parts.port != 0 and source.isprintable() and " " not in source
+    except ValueError:
+        valid = False
+    if not valid:
         raise SpecError(f"{quoted(source)} is not a URL", path="source")
     return source
 
@@ -199,6 +205,7 @@ def _download(url: str, target: Path, reporter: Reporter) -> str:
         NotFoundError, UnreachableError, RefusedError: the server does not give it, or there is no room for it.
         EffectError: the transfer was cut off.
     """
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -224,6 +231,8 @@ def _download(url: str, target: Path, reporter: Reporter) -> str:
     except urllib.error.URLError as e:
         hint = "see that the address is right and that the network reaches it"
         raise UnreachableError(f"{quoted(url, 200)}: {e.reason}", hint=hint) from e
+    except http.client.HTTPException as e:
+        raise UnreachableError(f"{quoted(url, 200)}: the server does not speak HTTP: {e!r}") from e
     except OSError as e:  # the connection broke, or the disk is full
         raise EffectError(f"download of {quoted(url, 200)}: {e}", left="nothing is left of it") from e
     got = target.stat().st_size
