@@ -147,7 +147,7 @@ class Labs:
             settled.discard(layout.folder)
             reporter(Note(f"nothing is left of the lab {name}"))
             return
-        if not layout.folder.exists() and not processes(layout):
+        if not any(p.exists() for p in (layout.folder, layout.lock)) and not processes(layout):
             raise _unknown(name, self._names())
         _need_root(f"vmkit lab down {name}")
         with exclusive(layout, wait=5.0):

@@ -11,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from vmkit.lab.config import HOME, InitConfig
+from vmkit.errors import VmkitError
+from vmkit.lab.config import FURNISHED, HOME, InitConfig
 from vmkit.lab.layout import MARK
 from vmkit.system import mounts
 from vmkit.system.namespaces import set_hostname
@@ -33,12 +34,21 @@ def furnish(config: InitConfig) -> None:
 
 
 def start_daemons(config: InitConfig) -> dict[int, str]:
-    """Start every daemon; returns their names by process number."""
-    return {spawn(d.argv, log=Path(d.log)).pid: d.name for d in config.daemons}
+    """Start every daemon; returns the names of those that run by process number."""
+    running = {}
+    for daemon in config.daemons:
+        try:
+            running[spawn(daemon.argv, log=Path(daemon.log)).pid] = daemon.name
+        except VmkitError as e:
+            _ended(daemon.name, e.message)
+    return running
 
 
 def collect(daemons: dict[int, str]) -> None:
-    """Reap every process that ends, and write down which daemon did. Never returns while a daemon lives."""
+    """Reap every process that ends, until no daemon is left.
+
+    Why a daemon ended is logged, and left in a file of its name in FURNISHED, where who waits for it looks.
+    """
     while True:
         try:
             pid, status = os.wait()
@@ -46,7 +56,12 @@ def collect(daemons: dict[int, str]) -> None:
             _say("every daemon has ended")
             return
         if name := daemons.pop(pid, None):
-            _say(f"{name} ended with status {os.waitstatus_to_exitcode(status)}")
+            _ended(name, f"{name} ended with status {os.waitstatus_to_exitcode(status)}")
+
+
+def _ended(name: str, why: str) -> None:
+    _say(why)
+    (Path(FURNISHED) / name).write_text(f"{why}\n")
 
 
 def _say(text: str) -> None:

@@ -22,7 +22,7 @@ from vmkit.lab.reality import running_hosts
 from vmkit.lab.state import LabState, Phase, save
 from vmkit.progress import Finished, Reporter, Started
 from vmkit.system.clock import Deadline, stopwatch
-from vmkit.system.process import find_program, run, spawn
+from vmkit.system.process import ProcessId, find_program, run, spawn
 
 ANSWER_WITHIN = 60.0
 """Seconds for libvirt of a new host to answer. It takes 1 to 3; the first start on a machine probes QEMU for longer."""
@@ -68,8 +68,8 @@ def build(layout: Layout, state: LabState, hosts: int, reporter: Reporter) -> La
         with _step(reporter, "files", f"{plan.subnet}"):
             _write_files(layout, plan, found)
         with _step(reporter, "hosts", ", ".join(h.name for h in plan.hosts)):
-            _start(layout, plan, wires, found)
-    _all_answer(layout, current, plan, reporter)
+            supervisors = _start(layout, plan, wires, found)
+    _all_answer(layout, current, plan, supervisors, reporter)
     if not running_hosts(layout, current)[1]:
         raise EffectError("the lab's DHCP server ended while it started", details=_log_tails(layout, "switch"))
     current = current.at(Phase.UP)
@@ -133,14 +133,16 @@ def _seed_cache(target: Path) -> None:
 # -- processes
 
 
-def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]) -> None:
+def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]) -> dict[str, ProcessId]:
+    """Start the switch's server and each host; returns the process above each host's init, by the host's name."""
     mark = {MARK: str(layout.folder)}
     with wires.switch.entered():
         conf = layout.folder / "switch/dnsmasq.conf"
         spawn([found["dnsmasq"], f"--conf-file={conf}"], log=layout.logs("switch") / "dnsmasq.log", env=mark)
+    supervisors = {}
     for host in plan.hosts:
         with wires.hosts[host.name].entered():
-            spawn(
+            supervisors[host.name] = spawn(
                 [
                     *(found["unshare"], "--mount", "--propagation=slave", "--uts", "--pid", "--fork", "--kill-child"),
                     *(
@@ -156,12 +158,15 @@ def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]
                 log=layout.logs(host.name) / "init.log",
                 env=mark,
             )
+    return supervisors
 
 
 # -- answers
 
 
-def _all_answer(layout: Layout, state: LabState, plan: Blueprint, reporter: Reporter) -> None:
+def _all_answer(
+    layout: Layout, state: LabState, plan: Blueprint, supervisors: dict[str, ProcessId], reporter: Reporter
+) -> None:
     """Wait for all hosts at once. The first failure is raised at once; threads that hang in libvirt are left behind,
     and the tear-down that follows, which ends their servers, ends them.
     """
@@ -170,7 +175,7 @@ def _all_answer(layout: Layout, state: LabState, plan: Blueprint, reporter: Repo
 
     def wait_for(host: HostPlan) -> None:
         try:
-            _answers(layout, state, host, deadline, reporter)
+            _answers(layout, state, host, supervisors[host.name], deadline, reporter)
             outcomes.put(None)
         except BaseException as e:
             outcomes.put(e)
@@ -188,10 +193,12 @@ def _all_answer(layout: Layout, state: LabState, plan: Blueprint, reporter: Repo
             raise failed
 
 
-def _answers(layout: Layout, state: LabState, host: HostPlan, deadline: Deadline, reporter: Reporter) -> None:
+def _answers(
+    layout: Layout, state: LabState, host: HostPlan, supervisor: ProcessId, deadline: Deadline, reporter: Reporter
+) -> None:
     """Wait until the host's libvirt and ssh answer, and give it its storage pool and network."""
     with _step(reporter, f"libvirt on {host.name}"):
-        init = _wait_for_socket(layout, state, host, deadline)
+        init = _wait_for_socket(layout, state, host, supervisor, deadline)
         try:
             _furnish(layout, host, init)
         except VmkitError as e:
@@ -202,21 +209,18 @@ def _answers(layout: Layout, state: LabState, host: HostPlan, deadline: Deadline
             raise _failed(layout, host, f"ssh to {host.name}: {done.stderr.strip() or f'status {done.status}'}")
 
 
-def _wait_for_socket(layout: Layout, state: LabState, host: HostPlan, deadline: Deadline) -> int:
+def _wait_for_socket(layout: Layout, state: LabState, host: HostPlan, supervisor: ProcessId, deadline: Deadline) -> int:
     """Number of the host's init, once its libvirtd listens."""
-    started = False
 
     def probe() -> int | None:
-        nonlocal started
+        if not supervisor.alive():
+            raise _failed(layout, host, f"the host {host.name} ended while it started")
         reality = running_hosts(layout, state)[0].get(host.name)
         if reality is None:
-            if started:
-                raise _failed(layout, host, f"the host {host.name} ended while it started")
             return None
-        started = started or not reality.missing
-        if started and reality.missing:
-            raise _failed(layout, host, f"{reality.missing[0]} of {host.name} ended while it started")
         root = f"/proc/{reality.init}/root"
+        for ended in Path(root + config.FURNISHED).glob("*"):
+            raise _failed(layout, host, f"{host.name} cannot start: {ended.read_text().strip()}")
         there = Path(root + config.FURNISHED).exists() and Path(root + config.LIBVIRT_SOCKET).exists()
         return reality.init if there else None
 
