@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmkit.errors import ConflictError, DeadlineError, RefusedError
+from vmkit.errors import ConflictError, DeadlineError, NotFoundError, RefusedError
 from vmkit.hypervisor.domain import Domain, DomainState
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter, silent
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from vmkit.vm.metadata import Remembered
     from vmkit.vm.readiness import Layer, Ready
     from vmkit.vm.spec import VmSpec
+
+
+ASK_AGAIN = 10.0
+"""Seconds after which a guest that still runs is asked again to shut down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +177,26 @@ class Vm:
                 f"{self.name} is paused, so its guest cannot shut down",
                 hint=f"vmkit resume {self.name}, or vmkit stop --force {self.name}",
             )
-        self.domain.shutdown()
         persistent = self.domain.persistent
-        try:
-            Deadline(deadline).wait_for(
-                f"{self.name} did not shut down",
-                lambda: not (self.domain.state().active if persistent else self.domain.exists()),
-            )
-        except DeadlineError as e:
-            raise DeadlineError(
-                f"{e.message}; it still runs", hint=f"the guest ignored the request: vmkit stop --force {self.name}"
-            ) from e
-        return True
+        limit = Deadline(deadline)
+        self.domain.shutdown()
+        while True:
+            try:
+                Deadline(min(ASK_AGAIN, limit.left)).wait_for(
+                    f"{self.name} did not shut down",
+                    lambda: not (self.domain.state().active if persistent else self.domain.exists()),
+                )
+            except DeadlineError:
+                if not limit.passed:
+                    # A request that comes while the guest boots is lost: nobody is there to see the button.
+                    with contextlib.suppress(ConflictError, NotFoundError):  # it may be off by now
+                        self.domain.shutdown()
+                    continue
+                raise DeadlineError(
+                    f"{self.name} did not shut down within {deadline:g} s; it still runs",
+                    hint=f"the guest ignored the request: vmkit stop --force {self.name}",
+                ) from None
+            return True
 
     def reboot(self, *, force: bool = False) -> None:
         """Ask the guest to reboot; with `force`, press the reset button."""
@@ -457,7 +470,6 @@ class Vms:
 
 def _promises(memory: Remembered | None) -> tuple[str | None, bool]:
     """Console marker and agent of the VM's image, as far as the image is still known here."""
-    from vmkit.errors import NotFoundError
     from vmkit.image.api import Images
 
     if memory is None or memory.image is None:
