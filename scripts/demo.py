@@ -34,7 +34,7 @@ from vmkit.values import show_duration, to_plain
 
 if TYPE_CHECKING:
     from vmkit.lab.api import Lab, LabHost
-    from vmkit.vm.api import Vm
+    from vmkit.vm.machine import Vm
 
 LAB = "demo"
 VM = "web1"

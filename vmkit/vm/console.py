@@ -6,7 +6,7 @@ from vmkit.errors import ConflictError
 from vmkit.hypervisor.console import ConsoleStream
 from vmkit.hypervisor.host import Host
 from vmkit.system import terminal
-from vmkit.vm.api import Vm
+from vmkit.vm.machine import Vm
 
 
 def attach(host: Host, name: str, *, force: bool = False, history: bool = True) -> str:
