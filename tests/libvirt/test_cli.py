@@ -58,7 +58,7 @@ def test_plan_prints_choices_with_reasons(tmp_path: Path) -> None:
 
 WRONG = [
     (["-c", "nonsense", "list"], 2, "is not a libvirt URI"),
-    (["-c", "bogus:///x", "list"], 2, "no libvirt driver takes the URI"),
+    (["-c", "bogus:///x", "list"], 2, "is not a libvirt URI"),
     (["-c", "qemu+ssh://root@127.0.0.1:1/system", "list"], 3, "does not answer"),
     (["-c", "qemu+tcp://127.0.0.1:1/system", "list"], 3, "does not answer"),
     (["-c", "qemu+unix:///system?socket=/nowhere", "list"], 3, "does not answer"),
