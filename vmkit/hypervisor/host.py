@@ -299,7 +299,11 @@ def _connect_error(uri: str, error: libvirt.libvirtError) -> SpecError | Unreach
             details=(text,),
         )
     local = not urlsplit(uri).hostname
-    if "Permission denied" in text and local:
+    if (
+        local
+        and os.geteuid() != 0
+        and ("Permission denied" in text or "system bus" in text or "authentication" in text)
+    ):
         hint = "run as root, or add yourself to the group libvirt"
     elif local:
         hint = "start it: systemctl start libvirtd (or scripts/setup, where no init system runs)"
