@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import tempfile
@@ -17,20 +16,6 @@ from vmkit.image.api import Images
 from vmkit.image.manifest import Image
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """A micro image, freshly built in a home of its own."""
-    before = os.environ.get("VMKIT_HOME")
-    os.environ["VMKIT_HOME"] = str(tmp_path_factory.mktemp("home"))
-    try:
-        yield Images().build_micro()
-    finally:
-        if before is None:
-            del os.environ["VMKIT_HOME"]
-        else:
-            os.environ["VMKIT_HOME"] = before
-
-
 @pytest.fixture
 def short() -> Iterator[Path]:
     """A folder with a path that is short enough for sockets."""
@@ -39,11 +24,11 @@ def short() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def guest(image: Image) -> Iterator[Bare]:
+def guest(micro: Image) -> Iterator[Bare]:
     """One guest with an address by DHCP, an edu device and a disk, for all the tests that leave it as it is."""
     with (
         tempfile.TemporaryDirectory(prefix="vmkit-") as folder,
-        Bare(image, Path(folder), cmdline="vmkit.name=probe1", extra=["-device", "edu"]) as bare,
+        Bare(micro, Path(folder), cmdline="vmkit.name=probe1", extra=["-device", "edu"]) as bare,
     ):
         bare.expect("vmkit-micro: kernel up")
         bare.expect(r"vmkit-micro: network eth0 10\.0\.2\.15/24 \(DHCP\)")
@@ -52,12 +37,12 @@ def guest(image: Image) -> Iterator[Bare]:
         yield bare
 
 
-def test_the_manifest_says_what_the_guest_is(image: Image) -> None:
-    assert image.agent
-    assert image.console_marker == "vmkit-micro: ready"
-    assert "console=ttyS0" in image.cmdline
-    assert image.source.startswith("Debian linux-image-")
-    assert Images().get("micro") == image
+def test_the_manifest_says_what_the_guest_is(micro: Image) -> None:
+    assert micro.agent
+    assert micro.console_marker == "vmkit-micro: ready"
+    assert "console=ttyS0" in micro.cmdline
+    assert micro.source.startswith("Debian linux-image-")
+    assert Images().get("micro") == micro
 
 
 def test_shell_and_host_name(guest: Bare) -> None:
@@ -156,17 +141,17 @@ def test_dirtier_refuses_what_makes_no_sense(guest: Bare, words: str) -> None:
     assert guest.shell(f"dirty {words} 2>&1 || true").startswith("error: ")
 
 
-def test_power_button_ends_it(image: Image, short: Path) -> None:
-    with Bare(image, short, cmdline="vmkit.ip=none", extra=["-no-reboot"]) as bare:
+def test_power_button_ends_it(micro: Image, short: Path) -> None:
+    with Bare(micro, short, cmdline="vmkit.ip=none", extra=["-no-reboot"]) as bare:
         bare.expect("vmkit-micro: network none")
         bare.expect("micro:/# ")
         bare.qmp("system_powerdown")
         assert bare.process.wait(timeout=60) == 0
 
 
-def test_static_address_and_dirtier_from_the_command_line_and_power_off_by_the_agent(image: Image, short: Path) -> None:
+def test_static_address_and_dirtier_from_the_command_line_and_power_off_by_the_agent(micro: Image, short: Path) -> None:
     line = "vmkit.name=s1 vmkit.ip=10.0.2.15/24 vmkit.gw=10.0.2.2 vmkit.dirty=16M@5M"
-    with Bare(image, short, cmdline=line, disk=False) as bare:
+    with Bare(micro, short, cmdline=line, disk=False) as bare:
         bare.expect(r"vmkit-micro: network eth0 10\.0\.2\.15/24")
         bare.expect("s1:/# ")
         assert bare.ask_udp(7, b"ping") == b"ping"
@@ -178,16 +163,16 @@ def test_static_address_and_dirtier_from_the_command_line_and_power_off_by_the_a
             assert bare.process.wait(timeout=60) == 0
 
 
-def test_probe_guest_says_so_and_ends(image: Image, short: Path) -> None:
+def test_probe_guest_says_so_and_ends(micro: Image, short: Path) -> None:
     from vmkit.host import probe
 
-    with Bare(image, short, cmdline=probe.CMDLINE, extra=["-m", str(probe.MEMORY_MIB)]) as bare:
+    with Bare(micro, short, cmdline=probe.CMDLINE, extra=["-m", str(probe.MEMORY_MIB)]) as bare:
         bare.expect(probe.MARKER.decode())
         assert bare.process.wait(timeout=60) == 0
 
 
-def test_no_network_card_and_no_agent_port(image: Image, short: Path) -> None:
-    bare = Bare(image, short, disk=False)
+def test_no_network_card_and_no_agent_port(micro: Image, short: Path) -> None:
+    bare = Bare(micro, short, disk=False)
     for device in ("virtserialport,chardev=ga,name=org.qemu.guest_agent.0", "virtio-net-pci,netdev=n0,romfile="):
         at = bare.argv.index(device)
         del bare.argv[at - 1 : at + 1]
@@ -197,8 +182,8 @@ def test_no_network_card_and_no_agent_port(image: Image, short: Path) -> None:
         assert "qemu-ga" not in bare.shell("cat /etc/inittab")
 
 
-def test_guest_without_dhcp_server_gets_ready_all_the_same(image: Image, short: Path) -> None:
-    bare = Bare(image, short, disk=False)
+def test_guest_without_dhcp_server_gets_ready_all_the_same(micro: Image, short: Path) -> None:
+    bare = Bare(micro, short, disk=False)
     at = next(i for i, a in enumerate(bare.argv) if a.startswith("user,"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
