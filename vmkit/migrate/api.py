@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableError
+from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableError, VmkitError
 from vmkit.migrate import recovery
 from vmkit.migrate.facts import GuestFacts, observe_guest, observe_host, observe_target
 from vmkit.migrate.locks import vm_lock
@@ -172,6 +172,7 @@ def _carry_out(
             target_defined=intent.target_defined,
             downtime_before=_set_downtime(domain, request.max_downtime),
         )
+        entry.keep = True  # until it is known what became of it, whatever is raised
         state = transfer(
             domain,
             target,
@@ -182,15 +183,16 @@ def _carry_out(
             wish=wish,
             reporter=reporter,
         )
-        entry.advance("verify")
+        _advance(entry, "verify")
         here, there = Reach(source.uri, source), Reach(target.uri, target)
         try:
-            settled = settle(here, there, guest.uuid, intent, patience=VERIFY_S, reporter=reporter)
+            settled = settle(here, there, guest.uuid, intent, patience=VERIFY_S, silence=VERIFY_S, reporter=reporter)
+            entry.keep = settled.verdict.place in (Place.UNKNOWN, Place.WAIT)
             if settled.verdict.place is not Place.TARGET or settled.running != 1:
                 recovery.restore_downtime(here, guest.uuid, entry.record.data)
                 places = {"source": source.uri, "target": target.uri}
                 raise failure(guest.name, state, settled, **places, deadline=request.deadline) from state.error
-            entry.advance("cleanup")
+            _advance(entry, "cleanup")
             completed = _completed(there, guest.uuid)
             recovery.finish_definition(there, guest.uuid, entry.record.data)
             probed = prober.finish() if prober else None
@@ -198,6 +200,12 @@ def _carry_out(
             here.close()
             there.close()
     return _report(case, state, settled, completed, probed)
+
+
+def _advance(entry: Entry, phase: str) -> None:
+    """Write the phase down. A full disk must not keep both hosts from being looked at."""
+    with contextlib.suppress(VmkitError):
+        entry.advance(phase)
 
 
 def _report(

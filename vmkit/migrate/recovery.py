@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 30.0
 """How long libvirt may take to notice that the process is gone and to end the migration, seconds. Seen here: 1 to 3."""
 
+SILENCE_S: Final = 2.0
+CONNECT_S: Final = 5.0
+"""A host that is down must not hold up every vmkit command for longer than this: the entry is kept for the next."""
+
 UNTOUCHED: Final = "preflight"
 
 
@@ -51,11 +55,11 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
         except ConflictError:
             entry.keep = True
             return f"{head}, and another vmkit migrates it now"
-        source, target = Reach(here), Reach(there)
+        source, target = Reach(here, connect=CONNECT_S), Reach(there, connect=CONNECT_S)
         stack.callback(source.close)
         stack.callback(target.close)
         entry.advance("recovery")
-        settled = settle(source, target, uuid, intent, patience=PATIENCE_S, reporter=reporter)
+        settled = settle(source, target, uuid, intent, patience=PATIENCE_S, silence=SILENCE_S, reporter=reporter)
         if settled.verdict.place is Place.TARGET:
             finish_definition(target, uuid, data)
         elif settled.verdict.place is Place.SOURCE:

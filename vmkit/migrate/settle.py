@@ -31,8 +31,16 @@ class Reach:
         trouble: why it did not answer the last time; '' if it did.
     """
 
-    def __init__(self, uri: str, host: Host | None = None) -> None:
+    def __init__(self, uri: str, host: Host | None = None, *, connect: float = CONNECT_S) -> None:
+        """Make it; nothing is connected yet.
+
+        Args:
+            uri: the host's URI.
+            host: an open connection of somebody else's, to use as long as it works.
+            connect: seconds that connecting may take.
+        """
         self.uri = uri
+        self._connect_s = connect
         self.trouble = ""
         self._host = host
         self._own = host is None
@@ -47,13 +55,15 @@ class Reach:
         """What the host says of the VM now."""
         from vmkit.hypervisor.migration import sight_uuid
 
-        for _ in range(2):  # the second time over a new connection
+        for old in (self._host is not None, False):  # a connection that broke is made anew, once
             try:
                 seen = sight_uuid(self._connected(), uuid)
             except VmkitError as e:
                 self.trouble = e.message
                 self._drop()
-                continue
+                if old:
+                    continue
+                break
             self.trouble = ""
             return classify(seen), seen
         return Seen.UNREACHABLE, None
@@ -79,7 +89,7 @@ class Reach:
 
         if self._host is None or not self._host.alive:
             self._drop()
-            self._host = bounded(lambda: Host.connect(self.uri, events=True), CONNECT_S, self.uri)
+            self._host = bounded(lambda: Host.connect(self.uri, events=True), self._connect_s, self.uri)
             self._own = True
         return self._host
 
@@ -136,7 +146,16 @@ class Settled:
     trouble: tuple[str, ...]
 
 
-def settle(source: Reach, target: Reach, uuid: str, intent: Intent, *, patience: float, reporter: Reporter) -> Settled:
+def settle(
+    source: Reach,
+    target: Reach,
+    uuid: str,
+    intent: Intent,
+    *,
+    patience: float,
+    silence: float,
+    reporter: Reporter,
+) -> Settled:
     """Look at both hosts, do what is certain, and look again until nothing is left to do.
 
     Args:
@@ -144,18 +163,19 @@ def settle(source: Reach, target: Reach, uuid: str, intent: Intent, *, patience:
         target: where it was to go.
         uuid: of the VM.
         intent: what was there before.
-        patience: seconds to wait for libvirt to finish what it is at, or for a host to answer again.
+        patience: seconds to wait for libvirt to finish what it is at.
+        silence: seconds to wait for a host to answer again, or for a state that says nothing certain to change.
         reporter: hears what is done.
     """
-    deadline = Deadline(patience)
+    limits = {Place.WAIT: Deadline(patience), Place.UNKNOWN: Deadline(silence)}
     done: list[str] = []
     trouble: list[str] = []
     while True:
         at_source, at_target = source.sight(uuid)[0], target.sight(uuid)[0]
         verdict = decide(at_source, at_target, intent)
-        open_question = verdict.place in (Place.WAIT, Place.UNKNOWN)
+        limit = limits.get(verdict.place)
         acted = False
-        if not open_question and len(trouble) < 3:
+        if limit is None and len(trouble) < 3:
             for action in verdict.actions:
                 try:
                     if perform(action, source, target, uuid):
@@ -166,10 +186,10 @@ def settle(source: Reach, target: Reach, uuid: str, intent: Intent, *, patience:
                     acted = True
                     trouble.append(f"{action.value}: {e.message}")
                     threading.Event().wait(_LOOK_AGAIN_S)
-        if not acted and not (open_question and not deadline.passed):
+        if limit is not None and not limit.passed:
+            threading.Event().wait(min(_LOOK_AGAIN_S, limit.left))
+        elif not acted:
             break
-        if open_question:
-            threading.Event().wait(min(_LOOK_AGAIN_S, deadline.left))
     running = sum(s in (Seen.RUNNING, Seen.PAUSED, Seen.CRASHED) for s in (at_source, at_target))
     silent_hosts = [f"{r.uri}: {r.trouble}" for r in (source, target) if r.trouble]
     return Settled(verdict, at_source, at_target, running, tuple(done), (*trouble, *silent_hosts))
