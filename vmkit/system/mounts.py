@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -50,9 +49,10 @@ def detach_under(folder: Path) -> None:
     Raises:
         EffectError: the kernel refused.
     """
-    for point in mounts_under(folder):
-        if _libc.umount2(str(point).encode(), _MNT_DETACH) != 0 and ctypes.get_errno() != errno.EINVAL:
-            raise EffectError(f"cannot unmount {point}: {os.strerror(ctypes.get_errno())}")
+    # A mount may hide another one, which can be reached only after it: hence the rounds.
+    while points := mounts_under(folder):
+        if not any([_libc.umount2(str(point).encode(), _MNT_DETACH) == 0 for point in points]):  # noqa: C419 - all of them
+            raise EffectError(f"cannot unmount {points[0]}: {os.strerror(ctypes.get_errno())}")
 
 
 def mounts_under(folder: Path) -> list[Path]:
