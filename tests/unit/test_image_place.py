@@ -116,6 +116,24 @@ class TestUpload:
             upload(pool, file)
         assert pool.volumes == {}
 
+    def test_a_host_with_the_same_folder_that_began_at_the_same_moment(self, file: ImageFile) -> None:
+        class Shared(FakePool):
+            def upload(self, name: str, source: Path, *, advance: Any = None) -> str:
+                self.volumes[name] = source.read_bytes()  # the other one is done by now
+                raise EffectError("creation of a volume: file exists")
+
+        pool = Shared()
+        assert upload(pool, file) == "/pool/k.kernel"
+        assert "k.kernel.complete" in pool.volumes
+
+    def test_a_transfer_that_fails_is_told(self, file: ImageFile) -> None:
+        class Broken(FakePool):
+            def upload(self, name: str, source: Path, *, advance: Any = None) -> str:
+                raise EffectError("upload: connection lost")
+
+        with pytest.raises(EffectError, match="connection lost"):
+            upload(Broken(), file)
+
     def test_many_at_once_send_it_once(self, file: ImageFile) -> None:
         pool = FakePool()
         threads = [threading.Thread(target=upload, args=(pool, file)) for _ in range(5)]

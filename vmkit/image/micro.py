@@ -29,6 +29,7 @@ LATE_MODULES: Final = ("virtio_balloon", "virtio_scsi", "sd_mod", "e1000", "e100
 """Loaded after the guest is ready, as far as the kernel has them: Debian's cloud kernel has no e1000 and no ahci."""
 
 COMMANDS: Final = ("counter", "dirty", "edu-id", "load-modules")
+AGENT: Final = "usr/sbin/qemu-ga"
 MARKER: Final = "vmkit-micro: ready"
 CMDLINE: Final = (
     "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 random.trust_cpu=on tsc=reliable no_timer_check "
@@ -56,7 +57,7 @@ def build(name: str = "micro", *, force: bool = False, reporter: Reporter = sile
             kernel_package = _kernel_package()
             version = packages.field(kernel_package, "Version")
             tree = packages.unpack([kernel_package, "busybox-static", "qemu-guest-agent"], scratch)
-            libraries = packages.libraries(tree / "usr/sbin/qemu-ga", "qemu-guest-agent", scratch)
+            libraries = packages.libraries(tree / AGENT, "qemu-guest-agent", scratch)
         with _step(reporter, "initramfs", "modules, agent and guest program"):
             guest = _compile(compiler, scratch)
             nodes = [*_programs(tree, guest, libraries), *_modules(tree), *_templates()]
@@ -116,7 +117,7 @@ def _programs(tree: Path, guest: bytes, libraries: list[Path]) -> Iterator[cpio.
     yield cpio.Node.file("bin/vmkit-guest", guest, 0o755)
     for command in COMMANDS:
         yield cpio.Node.link(f"bin/{command}", "vmkit-guest")
-    yield cpio.Node.file("usr/sbin/qemu-ga", (tree / "usr/sbin/qemu-ga").read_bytes(), 0o755)
+    yield cpio.Node.file(AGENT, (tree / AGENT).read_bytes(), 0o755)
     for library in libraries:
         # Programs name the dynamic linker by its path; the rest is in a folder that Debian's glibc searches.
         folder = "lib64" if library.name.startswith("ld-linux") else "lib/x86_64-linux-gnu"
@@ -127,7 +128,7 @@ def _modules(tree: Path) -> Iterator[cpio.Node]:
     folder = next(p for p in (tree / "lib/modules", tree / "usr/lib/modules") if p.is_dir())
     kernel = next(folder.iterdir())
     # The package leaves modules.dep to be made when it is installed.
-    run(["/usr/sbin/depmod", "-b", folder.parent.parent, kernel.name])
+    run([find_program("depmod", package="kmod"), "-b", folder.parent.parent, kernel.name])
     dependencies = parse_dependencies((kernel / "modules.dep").read_text())
     builtin = (kernel / "modules.builtin").read_text().splitlines()
     order = load_order(MODULES, dependencies, builtin)

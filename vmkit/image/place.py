@@ -155,29 +155,42 @@ def _upload(pool: Pool, name: str, file: ImageFile, reporter: Reporter) -> str:
     A volume can be seen while it is being filled, and may stay half full if the sender dies. So a second, empty volume
     NAME.complete is made when the content is there; without it, the content is compared before it is used.
     """
-    label = pool.host.uri.replace("/", "_")
+    # A URI may be longer than a file name can be.
+    key = hashlib.sha256(pool.host.uri.encode()).hexdigest()[:12]
     with locked(
-        home() / "cache" / f"upload-{label}-{name}.lock",
+        home() / "cache" / f"upload-{key}-{name}.lock",
         busy=f"another process is still sending {name} to {pool.host.uri}",
         wait=UPLOAD_DEADLINE,
     ):
-        path = pool.path(name)
-        if path is not None:
-            if pool.path(name + _COMPLETE) is not None:
-                return path
-            if _same_content(pool, name, file):
-                _mark(pool, name)
-                return path
-            pool.delete(name)
+        if path := _present(pool, name, file):
+            return path
         if not file.path.exists():
             raise _lost(file)
         if pool.free() < file.size:
             raise RefusedError(
                 f"no space for {name} ({file.size}) in {pool.folder} on {pool.host.uri}", hint="free some on that host"
             )
-        path = _send(pool, name, file, reporter)
+        try:
+            path = _send(pool, name, file, reporter)
+        except VmkitError:
+            # Another machine, or another host with the same shared folder, may have begun at the same moment.
+            if path := _present(pool, name, file):
+                return path
+            raise
         _mark(pool, name)
         return path
+
+
+def _present(pool: Pool, name: str, file: ImageFile) -> str | None:
+    """Path of the volume if it holds the file; one that does not, and that nobody is filling, is removed."""
+    path = pool.path(name)
+    if path is None or pool.path(name + _COMPLETE) is not None:
+        return path
+    if _same_content(pool, name, file):
+        _mark(pool, name)
+        return path
+    pool.delete(name)
+    return None
 
 
 def _send(pool: Pool, name: str, file: ImageFile, reporter: Reporter) -> str:
