@@ -164,8 +164,22 @@ def _let_go(held: StoppedProcess, waiting: set[int]) -> None:
     if waiting:
         with contextlib.suppress(DeadlineError):
             _wait(held, waiting, Deadline(0.2))
-    for tid, number in held.signals.items():
-        _ptrace(_DETACH, tid, 0, number)
+    killed = [tid for tid, number in held.signals.items() if _ptrace(_DETACH, tid, 0, number)]
+    # A thread that was killed while it was held is ours to reap; until then its process cannot end for its own parent.
+    deadline = Deadline(0.5)
+    while killed:
+        killed = [tid for tid in killed if not _reaped(tid)]
+        if deadline.passed:
+            break
+        if killed:
+            time.sleep(0.001)
+
+
+def _reaped(tid: int) -> bool:
+    try:
+        return os.waitpid(tid, os.WNOHANG | _WALL)[0] == tid
+    except ChildProcessError:
+        return True
 
 
 def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
