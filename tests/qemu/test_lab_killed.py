@@ -168,3 +168,16 @@ def test_a_lab_that_another_process_works_on_is_left_alone(own_home: Path) -> No
     assert "another process" in done.stderr
     assert command("down", NAME).returncode == 0
     nothing_is_left(own_home)
+
+
+def test_ups_at_the_same_time(own_home: Path) -> None:
+    """Of one name: the second waits and finds the lab up. Of two names: they take different subnets."""
+    other = f"{NAME}-2"
+    children = [start("up", "pair", "--name", name) for name in (NAME, NAME, other)]
+    assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
+    labs = Labs()
+    assert {h.state for h in labs.list()} == {"up"}
+    assert len(labs.list()) == 4
+    assert len({h.subnet for h in labs.list()}) == 2
+    assert list(labs.down_all()) == [NAME, other]
+    nothing_is_left(own_home)

@@ -24,7 +24,9 @@ def furnish(config: InitConfig) -> None:
     set_hostname(config.hostname)
     mounts.sysfs()
     for source, target in config.binds:
-        mounts.bind(Path(source), Path(target))
+        # A machine may lack /etc/hostname, say; but without a folder of libvirt's own two hosts would share one.
+        if Path(target).exists() or Path(source).is_dir():
+            mounts.bind(Path(source), Path(target))
     for folder in config.tmpfs:
         # A copy of a mount keeps what it shows alive: a network namespace in /run/netns, a container's files.
         mounts.detach_under(Path(folder))
