@@ -353,7 +353,10 @@ def main() -> int:
     except VmkitError as e:
         print("\n".join(error_lines(e)), file=sys.stderr)
         return e.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as e:
+        # A signal during a call of libvirt's C code comes out as a SystemError that it caused.
+        if isinstance(e, SystemError) and not isinstance(e.__cause__, KeyboardInterrupt):
+            raise
         print("interrupted; the lab is taken down" if not args.keep else "interrupted", file=sys.stderr)
         return 130
     held = claims(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -74,10 +75,8 @@ def test_there_is_something_to_check() -> None:
 
 @pytest.mark.parametrize("argv", SHOWN)
 def test_a_line_of_the_documents_parses(argv: list[str]) -> None:
-    try:
+    with contextlib.suppress(click.exceptions.Exit):  # --help and --version print and end
         parse(argv)
-    except click.exceptions.Exit as e:  # --help and --version print and end
-        assert e.exit_code == 0
 
 
 @pytest.mark.parametrize("argv", [["lst"], ["list", "--no-such-option"], ["lab", "sideways"], ["migrate", "web1"]])

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -172,20 +172,12 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as e:
+        if isinstance(e, SystemError) and isinstance(e.__cause__, KeyboardInterrupt):
+            click.echo("interrupted", err=True)  # Ctrl-C during a call of libvirt's C code comes out as this
+            sys.exit(130)
         if os.environ.get("VMKIT_DEBUG"):
             raise
         click.echo(f"error: internal error: {type(e).__name__}: {e}", err=True)
         click.echo("hint: set VMKIT_DEBUG=1 to see where", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def command_at(path: list[str]) -> Any:
-    """The click command at a path of names, for tests of the documentation."""
-    command: Any = cli
-    context = click.Context(cli)
-    for name in path:
-        command = command.get_command(context, name)
-        if command is None:
-            return None
-    return command
