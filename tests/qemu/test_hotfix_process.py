@@ -14,6 +14,7 @@ import pytest
 
 from tests.hotfix_targets import NEW, OLD, FakeDomain, FakeHost, Target, compile_target, patch_text
 from vmkit.errors import CancelledError, ConflictError, EffectError, NotFoundError, RefusedError, SpecError
+from vmkit.hotfix import recovery
 from vmkit.hotfix.api import Hotfixes
 from vmkit.hotfix.plans import Action
 from vmkit.hotfix.transaction import KILL_VARIABLE
@@ -21,19 +22,8 @@ from vmkit.hypervisor.host import Host
 from vmkit.recovery import recover_all
 from vmkit.system.journal import records
 
-TRANSACTION_STEPS = (
-    "pause",
-    "pause:2",
-    "stop",
-    "stop:2",
-    "compare",
-    "compare:2",
-    "write",
-    "write:2",
-    "write:3",
-    "write:4",
-)
-TRANSACTION_STEPS += ("read-back", "read-back:2", "let-go")
+WRITE_STEPS = ("write", "write:2", "write:3", "write:4", "read-back", "read-back:2", "let-go")
+TRANSACTION_STEPS = ("pause", "pause:2", "stop", "stop:2", "compare", "compare:2", *WRITE_STEPS)
 KILL_STEPS = ("record", "journal", *TRANSACTION_STEPS, "resume", "resume:2", "note-written", "finish")
 
 
@@ -81,6 +71,7 @@ def world(binary: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     domains[2].file.write_text("paused user")
     host = FakeHost(domains)
     monkeypatch.setattr(Host, "connect", lambda _uri: host)
+    monkeypatch.setattr(recovery, "SECOND_LOOK_SECONDS", 0.02)
     patch = tmp_path / "answer.toml"
     patch.write_text(patch_text(binary))
     yield World(targets, domains, host, patch)
@@ -197,7 +188,7 @@ def test_one_process_that_does_not_fit_refuses_all(world: World, tmp_path: Path)
     before = world.code()
     try:
         world.domains.append(FakeDomain(tmp_path, "other", other.uuid))
-        with pytest.raises(RefusedError, match="the QEMU of other .* is build"):
+        with pytest.raises(RefusedError, match=r"the QEMU of other .* is build"):
             world.hotfixes().apply(world.patch)
     finally:
         other.stop()
@@ -257,7 +248,7 @@ def test_a_thread_that_stays_in_the_bytes(world: World, binary: Path, tmp_path: 
     world.patch.write_text(world.patch.read_text() + edit)
     before = world.code()
     try:
-        with pytest.raises(EffectError, match="stays at 0x.*in the bytes that change"):
+        with pytest.raises(EffectError, match=r"stays at 0x.*in the bytes that change"):
             world.hotfixes().apply(world.patch)
         spinning.ask()
     finally:

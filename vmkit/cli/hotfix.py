@@ -123,8 +123,16 @@ def _run(obj: Context, action: str, source: str, *, only_plan: bool, output: str
             else hotfixes.revert(source, reporter=reporter)
         )
     if output == "table":
-        columns = [("VM", "guest"), ("PID", "pid"), ("PAUSE MS", "pause_ms"), ("CHANGED", "writes")]
-        render.emit(list(report.processes), columns=columns)
-        render.note(f"{report.id}: {report.state}; longest pause {report.pause_ms:.0f} ms")
+        rows = [
+            {
+                "guest": p.guest,
+                "pid": p.pid,
+                "pause": None if p.pause_ms is None else round(p.pause_ms, 1),
+                "writes": [f"{w.address}: {w.old} -> {w.new}" for w in p.writes],
+            }
+            for p in report.processes
+        ]
+        render.emit(rows, columns=[("VM", "guest"), ("PID", "pid"), ("PAUSE MS", "pause"), ("CHANGED", "writes")])
+        render.note(f"{report.id}: {report.state}")
     else:
         render.emit(report, output=output, columns=[("ID", "id")] if output == "name" else None)
