@@ -2,8 +2,8 @@
 
 One JSON file an operation in HOME/jobs. While the operation runs, its process holds a lock beside it; when it has
 ended in order, the file is gone. A file that nobody holds is the trace of a crash: the floor that wrote it knows how to
-finish or undo it. (A lock, and not a process number, since the kernel lets go of it on any kind of death, and since it means
-the same in every PID namespace.)
+finish or undo it. (A lock, and not a process number, since the kernel lets go of it on any kind of death, and since it
+means the same in every PID namespace.)
 """
 
 from __future__ import annotations
