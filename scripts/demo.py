@@ -119,11 +119,12 @@ def telling() -> Iterator[Reporter]:
         return
 
     def plain(event: Event) -> None:
-        match event:
-            case Finished(step, seconds, text):
-                print(f"  {step:<14} {text}".rstrip() + f"  {show_duration(seconds)}", file=sys.stderr)
-            case Note(text, warning):
-                print(f"{'warning: ' if warning else ''}{text}", file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it any more; the lab has to be taken down all the same
+            match event:
+                case Finished(step, seconds, text):
+                    print(f"  {step:<14} {text}".rstrip() + f"  {show_duration(seconds)}", file=sys.stderr)
+                case Note(text, warning):
+                    print(f"{'warning: ' if warning else ''}{text}", file=sys.stderr)
 
     yield plain
 
@@ -342,6 +343,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the lab up at the end")
     args = parser.parse_args()
     if args.json:
+        if args.json.is_dir() or not os.access(args.json.absolute().parent, os.W_OK):
+            parser.error(f"cannot write {args.json}")
         args.json.unlink(missing_ok=True)  # an old result must not pass for this run's
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
