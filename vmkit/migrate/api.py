@@ -15,7 +15,7 @@ from vmkit.migrate.plan import Request, make_plan, same_storage
 from vmkit.migrate.preflight import Case, Finding, Level, Preflight, judge
 from vmkit.migrate.probe import Prober, ProbeReport, probing
 from vmkit.migrate.report import MigrationReport
-from vmkit.migrate.session import Stop, StopReason, Transfer, failure, transfer
+from vmkit.migrate.session import Stop, StopReason, Transfer, failure, transfer, unbreakable
 from vmkit.migrate.settle import CONNECT_S, Reach, Settled, bounded, settle
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Note, Reporter, Started, silent
@@ -125,7 +125,7 @@ class Migrations:
             target = stack.enter_context(_target(to))
             case = self._checked(domain, target, reporter)
             prober = stack.enter_context(probing(probe))
-            return _carry_out(request, case, domain, target, entry, prober, reporter, cancelled)
+            return _carry_out(request, case, domain, target, entry, prober, unbreakable(reporter), cancelled)
 
     @staticmethod
     def _checked(domain: Domain, target: Host, reporter: Reporter) -> Case:
@@ -153,17 +153,9 @@ def _carry_out(
     """From the first effect on: transfer, look at both hosts, tidy up, report."""
     from vmkit.system.interrupts import deferred
 
-    guest, source = case.guest, domain.host
+    guest = case.guest
     intent = Intent(guest.paused, guest.persistent, case.meeting.by_uuid is not None)
     with deferred() as signalled:
-
-        def wish() -> Stop | None:
-            if signal := signalled():
-                return Stop(StopReason.CANCELLED, signal)
-            if entry.cancelled:
-                return Stop(StopReason.CANCELLED, "'vmkit jobs cancel'")
-            return Stop(StopReason.CANCELLED, "its caller") if cancelled() else None
-
         entry.advance(
             "transfer",
             was_paused=intent.was_paused,
@@ -180,19 +172,12 @@ def _carry_out(
             bandwidth=request.bandwidth,
             same_storage=same_storage(guest, case.meeting.files),
             deadline=request.deadline,
-            wish=wish,
+            wish=_wish(entry, signalled, cancelled),
             reporter=reporter,
         )
-        _advance(entry, "verify")
-        here, there = Reach(source.uri, source), Reach(target.uri, target)
+        here, there = Reach(domain.host.uri, domain.host), Reach(target.uri, target)
         try:
-            settled = settle(here, there, guest.uuid, intent, patience=VERIFY_S, silence=VERIFY_S, reporter=reporter)
-            entry.keep = settled.verdict.place in (Place.UNKNOWN, Place.WAIT)
-            if settled.verdict.place is not Place.TARGET or settled.running != 1:
-                recovery.restore_downtime(here, guest.uuid, entry.record.data)
-                places = {"source": source.uri, "target": target.uri}
-                raise failure(guest.name, state, settled, **places, deadline=request.deadline) from state.error
-            _advance(entry, "cleanup")
+            settled = _conclude(case, intent, entry, state, here, there, request.deadline, reporter)
             completed = _completed(there, guest.uuid)
             recovery.finish_definition(there, guest.uuid, entry.record.data)
             probed = prober.finish() if prober else None
@@ -200,6 +185,43 @@ def _carry_out(
             here.close()
             there.close()
     return _report(case, state, settled, completed, probed)
+
+
+def _conclude(
+    case: Case,
+    intent: Intent,
+    entry: Entry,
+    state: Transfer,
+    here: Reach,
+    there: Reach,
+    deadline: float,
+    reporter: Reporter,
+) -> Settled:
+    """Look at both hosts and bring them in order; returns if the VM runs at the target, and there alone."""
+    guest = case.guest
+    _advance(entry, "verify")
+    settled = settle(here, there, guest.uuid, intent, patience=VERIFY_S, silence=VERIFY_S, reporter=reporter)
+    entry.keep = settled.verdict.place in (Place.UNKNOWN, Place.WAIT) or bool(settled.trouble)
+    if settled.verdict.place is not Place.TARGET or settled.running != 1:
+        recovery.restore_downtime(here, guest.uuid, entry.record.data)
+        raise failure(guest.name, state, settled, source=here.uri, target=there.uri, deadline=deadline) from state.error
+    _advance(entry, "cleanup")
+    return settled
+
+
+def _wish(
+    entry: Entry, signalled: Callable[[], str | None], cancelled: Callable[[], bool]
+) -> Callable[[], Stop | None]:
+    """All the ways in which somebody can ask for the transfer to end."""
+
+    def ask() -> Stop | None:
+        if signal := signalled():
+            return Stop(StopReason.CANCELLED, signal)
+        if entry.cancelled:
+            return Stop(StopReason.CANCELLED, "'vmkit jobs cancel'")
+        return Stop(StopReason.CANCELLED, "its caller") if cancelled() else None
+
+    return ask
 
 
 def _advance(entry: Entry, phase: str) -> None:

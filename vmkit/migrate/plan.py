@@ -51,61 +51,55 @@ def same_storage(guest: GuestFacts, files: dict[str, Presence]) -> bool:
 
 
 def make_plan(request: Request, case: Case, report: Preflight) -> Plan:
-    """What would be done, and why."""
-    g = case.guest
-    where = case.target.hostname
+    """What would be done, and why; what preflight found is among the choices."""
+    against = tuple(f"refused: {f.text}" + (f" ({f.fix})" if f.fix else "") for f in report.refused)
+    checks = tuple(Choice(f"check {f.check}", f.level.value, f.text) for f in report.findings)
+    return Plan(
+        title=f"Move {case.guest.name} from {case.source.uri} to {case.target.uri}",
+        choices=(*_choices(request, case), *checks),
+        steps=tuple(_steps(request, case)),
+        warnings=(*against, *(f.text for f in report.warnings)),
+    )
+
+
+def _choices(request: Request, case: Case) -> list[Choice]:
+    limit = f"{Bytes(request.bandwidth)}/s" if request.bandwidth else "no limit"
+    pause = show_duration(request.max_downtime) if request.max_downtime else "as QEMU has it"
+    moves = case.guest.persistent
     choices = [
         Choice(
             "technique", "pre-copy", "the guest runs while its memory is sent; it stands still for the last part only"
         ),
         Choice("steering", "this process", "it holds both connections: if it dies, both libvirts end the migration"),
         Choice("deadline", show_duration(request.deadline), "after that the transfer is given up; the VM runs on here"),
-        Choice(
-            "bandwidth", f"{Bytes(request.bandwidth)}/s" if request.bandwidth else "no limit", _why(request.bandwidth)
-        ),
-        Choice(
-            "max downtime",
-            show_duration(request.max_downtime) if request.max_downtime else "as QEMU has it",
-            _why(request.max_downtime),
-        ),
+        Choice("bandwidth", limit, _why(request.bandwidth)),
+        Choice("max downtime", pause, _why(request.max_downtime)),
         Choice(
             "definition",
-            "moves along" if g.persistent else "none",
-            "the VM is defined here: afterwards it is at the target, and not here"
-            if g.persistent
-            else "it is transient",
+            "moves along" if moves else "none",
+            "the VM is defined here: afterwards it is at the target, and not here" if moves else "it is transient",
         ),
     ]
-    if same_storage(g, case.meeting.files):
+    if same_storage(case.guest, case.meeting.files):
         reason = (
             "both hosts see the very same disk files, so libvirt's check for known network file systems is left out"
         )
         choices.append(Choice("storage", "shared", reason))
-    choices += [Choice(f"check {f.check}", f.level.value, f.text) for f in report.findings]
+    return choices
+
+
+def _steps(request: Request, case: Case) -> list[Step]:
+    g, here, there = case.guest, case.source.hostname, case.target.hostname
     steps = [
         Step("check", "both hosts", "nothing is touched before all of it is in order"),
         *([Step("probe", request.probe, "to see the gap that the guest's users see")] if request.probe else []),
-        Step(
-            "send",
-            f"up to {Bytes(g.memory)} of memory to {where}, round by round",
-            "what the guest changes is sent again",
-        ),
-        Step(
-            "switch",
-            f"stop at {case.source.hostname}, go on at {where}",
-            "when the rest fits into the allowed downtime",
-        ),
+        Step("send", f"up to {Bytes(g.memory)} of memory to {there}", "what the guest changes meanwhile is sent again"),
+        Step("switch", f"stop at {here}, go on at {there}", "when the rest fits into the allowed downtime"),
         Step("verify", "both hosts", "exactly one copy has to run"),
     ]
     if g.persistent:
         steps.append(Step("move", "the definition" + (" and autostart" if g.autostart else ""), "it belongs to the VM"))
-    against = tuple(f"refused: {f.text}" + (f" ({f.fix})" if f.fix else "") for f in report.refused)
-    return Plan(
-        title=f"Move {g.name} from {case.source.uri} to {case.target.uri}",
-        choices=tuple(choices),
-        steps=tuple(steps),
-        warnings=(*against, *(f.text for f in report.warnings)),
-    )
+    return steps
 
 
 def _why(value: float | None) -> str:

@@ -20,7 +20,7 @@ from vmkit.errors import (
 )
 from vmkit.migrate.outcome import Place
 from vmkit.migrate.settle import Settled
-from vmkit.progress import Advanced, Finished, Note, Reporter, Started
+from vmkit.progress import Advanced, Event, Finished, Note, Reporter, Started
 from vmkit.system.clock import Deadline, stopwatch
 from vmkit.values import Bytes, show_duration
 
@@ -101,6 +101,7 @@ def transfer(
     from vmkit.hypervisor.migration import migrate_live
 
     state = Transfer()
+    wish = _guarded(wish)
 
     def work() -> None:
         try:
@@ -110,10 +111,31 @@ def transfer(
         except BaseException as e:
             state._raised.append(e)
 
-    limit, elapsed = Deadline(deadline), stopwatch()
+    elapsed = stopwatch()
     reporter(Started(STEP))
     thread = threading.Thread(target=work, name="vmkit-migrate", daemon=True)
     thread.start()
+    _watch(thread, domain, state, Deadline(deadline), wish, reporter)
+    state.seconds = elapsed()
+    if state._raised:
+        raise state._raised[0]
+    if state.stop is None and state.error is not None:
+        # It may have ended before we looked who wanted that; and a Ctrl-C also ends the ssh below a connection.
+        state.stop = wish()
+    if state.error is None and state.stop is None:
+        reporter(Finished(STEP, state.seconds))
+    return state
+
+
+def _watch(
+    thread: threading.Thread,
+    domain: Domain,
+    state: Transfer,
+    limit: Deadline,
+    wish: Callable[[], Stop | None],
+    reporter: Reporter,
+) -> None:
+    """Until the call has returned: tell how far it is, and abort the job when it is to end early."""
     patience: Deadline | None = None
     while not _joined(thread):
         stats = _look(domain)
@@ -128,18 +150,31 @@ def transfer(
         if patience is not None:
             if patience.passed:
                 state.stop = Stop(StopReason.STUCK)
-                break
+                return
             with contextlib.suppress(VmkitError):  # between two phases is nothing to abort: the next turn tries again
                 domain.abort_job()
-    state.seconds = elapsed()
-    if state._raised:
-        raise state._raised[0]
-    if state.stop is None and state.error is not None:
-        # It may have ended before we looked who wanted that; and a Ctrl-C also ends the ssh below a connection.
-        state.stop = wish()
-    if state.error is None and state.stop is None:
-        reporter(Finished(STEP, state.seconds))
-    return state
+
+
+def _guarded(wish: Callable[[], Stop | None]) -> Callable[[], Stop | None]:
+    """An error of the caller's must not leave a transfer running that nobody watches: it counts as a cancellation."""
+
+    def ask() -> Stop | None:
+        try:
+            return wish()
+        except Exception as e:
+            return Stop(StopReason.CANCELLED, f"an error in the calling program ({type(e).__name__}: {e})")
+
+    return ask
+
+
+def unbreakable(reporter: Reporter) -> Reporter:
+    """A display that breaks (a closed terminal, say) is no reason to stop."""
+
+    def tell(event: Event) -> None:
+        with contextlib.suppress(Exception):
+            reporter(event)
+
+    return tell
 
 
 def _joined(thread: threading.Thread) -> bool:
