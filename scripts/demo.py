@@ -119,7 +119,7 @@ def telling() -> Iterator[Reporter]:
         return
 
     def plain(event: Event) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody reads it any more; the lab has to be taken down all the same
+        with contextlib.suppress(BrokenPipeError):  # nobody reads; the lab is taken down all the same
             match event:
                 case Finished(step, seconds, text):
                     print(f"  {step:<14} {text}".rstrip() + f"  {show_duration(seconds)}", file=sys.stderr)
