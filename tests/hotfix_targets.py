@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from vmkit.errors import EffectError, NotFoundError
+from vmkit.hotfix.api import Hotfixes
 from vmkit.hypervisor.domain import DomainInfo, DomainState
 from vmkit.system.elf import read_binary
 from vmkit.system.process import ProcessId
@@ -124,6 +127,28 @@ class FakeHost:
         pass
 
 
+@dataclass
+class World:
+    """Two running guests, one that an operator had paused, and a patch for their process."""
+
+    targets: list[Target]
+    domains: list[FakeDomain]
+    host: FakeHost
+    patch: Path
+
+    def hotfixes(self, hook: Callable[[str], None] | None = None) -> Hotfixes:
+        return Hotfixes(lambda: self.host, hook=hook)  # type: ignore[arg-type,return-value]
+
+    def answers(self) -> set[int]:
+        return {t.ask()[0] for t in self.targets}
+
+    def code(self) -> list[bytes]:
+        return [t.code() for t in self.targets]
+
+    def states(self) -> list[str]:
+        return [d.file.read_text() for d in self.domains]
+
+
 def patch_text(binary: Path, *, patch_id: str = "answer", straddling: bool = True, context: int = 8) -> str:
     """A patch of two edits: the constant of answer(), and the one of straddle()."""
     file = read_binary(binary)
@@ -141,3 +166,17 @@ def patch_text(binary: Path, *, patch_id: str = "answer", straddling: bool = Tru
         )
     head = f'id = "{patch_id}"\ntitle = "another answer"\ntarget = "qemu"\nbuild_ids = ["{file.build_id}"]\n'
     return head + "\n".join(edits)
+
+
+def raising(step: str, error: BaseException) -> Callable[[str], None]:
+    """A hook that raises before the n-th time of a step: 'write:2'."""
+    wanted, _, number = step.partition(":")
+    left = int(number or "1")
+
+    def hook(name: str) -> None:
+        nonlocal left
+        left -= name == wanted
+        if name == wanted and left == 0:
+            raise error
+
+    return hook

@@ -6,16 +6,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hotfix_targets import NEW, OLD, FakeDomain, FakeHost, Target, compile_target, patch_text
+from tests.hotfix_targets import NEW, OLD, FakeDomain, FakeHost, Target, World, compile_target, patch_text, raising
 from vmkit.errors import CancelledError, ConflictError, EffectError, NotFoundError, RefusedError, SpecError
 from vmkit.hotfix import recovery
-from vmkit.hotfix.api import Hotfixes
 from vmkit.hotfix.plans import Action
 from vmkit.hotfix.transaction import KILL_VARIABLE
 from vmkit.hypervisor.host import Host
@@ -25,28 +23,6 @@ from vmkit.system.journal import records
 WRITE_STEPS = ("write", "write:2", "write:3", "write:4", "read-back", "read-back:2", "let-go")
 TRANSACTION_STEPS = ("pause", "pause:2", "stop", "stop:2", "compare", "compare:2", *WRITE_STEPS)
 KILL_STEPS = ("record", "journal", *TRANSACTION_STEPS, "resume", "resume:2", "note-written", "finish")
-
-
-@dataclass
-class World:
-    """Two running guests, one that an operator had paused, and a patch for their process."""
-
-    targets: list[Target]
-    domains: list[FakeDomain]
-    host: FakeHost
-    patch: Path
-
-    def hotfixes(self, hook: Callable[[str], None] | None = None) -> Hotfixes:
-        return Hotfixes(lambda: self.host, hook=hook)  # type: ignore[arg-type,return-value]
-
-    def answers(self) -> set[int]:
-        return {t.ask()[0] for t in self.targets}
-
-    def code(self) -> list[bytes]:
-        return [t.code() for t in self.targets]
-
-    def states(self) -> list[str]:
-        return [d.file.read_text() for d in self.domains]
 
 
 RUNNING = ["running", "running", "paused user"]
@@ -77,20 +53,6 @@ def world(binary: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     yield World(targets, domains, host, patch)
     for target in targets:
         target.stop()
-
-
-def raising(step: str, error: BaseException) -> Callable[[str], None]:
-    """A hook that raises before the n-th time of a step: 'write:2'."""
-    wanted, _, number = step.partition(":")
-    left = int(number or "1")
-
-    def hook(name: str) -> None:
-        nonlocal left
-        left -= name == wanted
-        if name == wanted and left == 0:
-            raise error
-
-    return hook
 
 
 def test_apply_and_revert(world: World) -> None:
@@ -229,9 +191,10 @@ def test_a_traced_process_is_refused_with_the_tracer(world: World) -> None:
         os._exit(0)
     try:
         os.read(reader, 1)
-        with pytest.raises(EffectError, match=f"traced by process {child}") as error:
+        with pytest.raises(ConflictError, match=f"traced by process {child}"):
             world.hotfixes().apply(world.patch)
-        assert "every byte is as it was before and every guest runs again" in error.value.message
+        with pytest.raises(RefusedError, match=f"traced by process {child}"), stopped(world.targets[1].process.pid):
+            pass
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -379,6 +342,29 @@ def test_another_edition_of_an_applied_patch_is_refused(world: World) -> None:
     assert world.code() == applied
     assert world.hotfixes().revert(other).state == "reverted"
     assert world.hotfixes().apply(other).state == "applied"
+
+
+def test_the_file_of_the_executable_may_be_gone(world: World, tmp_path: Path) -> None:
+    binary = compile_target(tmp_path, name="qemu-system-upgraded")
+    world.patch.write_text(patch_text(binary))
+    target = Target(binary)
+    world.host.domains()[:] = [FakeDomain(tmp_path, "upgraded", target.uuid)]
+    binary.unlink()
+    try:
+        assert world.hotfixes().apply(world.patch).state == "applied"
+        assert target.ask()[0] == NEW
+    finally:
+        target.stop()
+
+
+def test_a_process_that_a_signal_stopped_is_not_waited_for(world: World) -> None:
+    pid = world.targets[0].process.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ConflictError, match="stopped by a signal"):
+            world.hotfixes().apply(world.patch)
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_an_unknown_id(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -309,13 +309,18 @@ def _transact(
         finally:
             entry.keep = not transaction.outcome.clean
             if entry.keep and transaction.outcome.verified:
-                entry.advance("written")  # only guests are left to be resumed
+                with suppress(VmkitError):  # a full disk must not hide the error of the transaction
+                    entry.advance("written")  # only guests are left to be resumed
         entry.keep = True  # until the end is noted: a crash before that undoes, one after it has nothing to do
         hook("note-written")
-        entry.advance("written")
+        # All is done and verified: a disk that is full from here on is no failure. The entry's removal needs no space,
+        # and a record of what was reverted does no harm.
+        with suppress(VmkitError):
+            entry.advance("written")
         hook("finish")
         if action is Action.REVERT:
-            undo.forget(patch.id, [i.process for i in chosen])
+            with suppress(VmkitError):
+                undo.forget(patch.id, [i.process for i in chosen])
         entry.keep = False
     pauses = transaction.outcome.pause_ms
     longest = f"longest pause {max(pauses.values()):.0f} ms" if pauses else "no guest ran"

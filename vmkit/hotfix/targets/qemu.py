@@ -15,7 +15,7 @@ from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hypervisor.domain import Domain, DomainState
 from vmkit.hypervisor.host import Host
 from vmkit.system.elf import Binary, read_binary
-from vmkit.system.procmem import Mapping, Running, executable_path, mappings, running
+from vmkit.system.procmem import Mapping, Running, executable_path, mappings, running, thread_state, tracer_of
 
 _MOVING = frozenset({"migration", "starting up", "post-copy", "post-copy failed", "save", "dump", "snapshot"})
 """Reasons of the paused state that mean: another operation holds this domain."""
@@ -122,12 +122,16 @@ def find_images(host: Host, stack: ExitStack) -> tuple[list[QemuImage], list[Los
     images: list[QemuImage] = []
     lost: list[Lost] = []
     for domain in host.domains():
-        state = domain.state()
+        try:
+            state = domain.state()
+        except NotFoundError:  # it has ended since it was listed
+            continue
         if not state.active:
             continue
         guest = QemuGuest(domain, runs=state is DomainState.RUNNING)
         try:
             process = _only_one(host, domain, by_uuid.get(domain.uuid, []))
+            _not_held(process, domain)
             _not_moving(domain)
             image = QemuImage(process, guest, _binary(process, binaries))
             stack.enter_context(image)
@@ -171,6 +175,20 @@ def _only_one(host: Host, domain: Domain, found: list[Running]) -> Running:
             hint="if it is being migrated, wait for the end: vmkit jobs",
         )
     return found[0]
+
+
+def _not_held(process: Running, domain: Domain) -> None:
+    """A process that a debugger holds does not answer libvirt: pausing its guest would never return."""
+    pid = process.id.pid
+    if tracer := tracer_of(pid):
+        raise ConflictError(
+            f"the QEMU of {domain.name} (process {pid}) is being traced by process {tracer} already",
+            hint=f"end the debugger first: ps -p {tracer}",
+        )
+    if thread_state(pid, pid) == "T":
+        raise ConflictError(
+            f"the QEMU of {domain.name} (process {pid}) is stopped by a signal", hint=f"let it go on: kill -CONT {pid}"
+        )
 
 
 def _not_moving(domain: Domain) -> None:
