@@ -222,11 +222,11 @@ def migrate_live(
         RefusedError: libvirt refused before it began.
         EffectError, UnreachableError: it failed; both hosts have to be asked what there is.
     """
-    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+    flags = libvirt.VIR_MIGRATE_LIVE
     if persistent:
         flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-    if same_storage:
-        flags |= libvirt.VIR_MIGRATE_UNSAFE
+    if domain.host.driver == "QEMU":  # Xen's driver refuses flags that it does not know (LIBXL_MIGRATION_FLAGS)
+        flags |= libvirt.VIR_MIGRATE_ABORT_ON_ERROR | (libvirt.VIR_MIGRATE_UNSAFE if same_storage else 0)
     params: dict[str, Any] = {}
     if bandwidth is not None:
         params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, -(-bandwidth // MIB))
