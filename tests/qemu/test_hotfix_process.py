@@ -253,6 +253,20 @@ def test_a_guest_that_does_not_resume_is_named_and_taken_up_again(world: World) 
     assert list(recover_all()) == []
 
 
+def test_a_guest_that_somebody_pauses_at_the_last_moment_is_left_to_them(world: World) -> None:
+    before = world.code()
+
+    def hook(step: str) -> None:
+        if step == "journal":
+            world.domains[0].suspend()
+
+    with pytest.raises(EffectError, match="vm0 is paused now"):
+        world.hotfixes(hook).apply(world.patch)
+    assert world.states() == ["paused user", "running", "paused user"]
+    assert world.code() == before
+    assert records() == []
+
+
 def test_a_process_that_dies_in_the_middle(world: World) -> None:
     before = world.code()
 

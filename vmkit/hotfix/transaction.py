@@ -58,6 +58,9 @@ class Guest(Protocol):
     name: str
     uuid: str
 
+    def expect_running(self) -> None:
+        """Raise ConflictError if it does not run any more: then its pause is somebody else's."""
+
     def pause(self) -> None:
         """Let it stand."""
 
@@ -169,6 +172,7 @@ class Transaction:
     def _pause_all(self) -> None:
         def pause(guest: Guest) -> None:
             self._enter("pause")
+            guest.expect_running()
             self._begun[guest.uuid] = time.monotonic()
             guest.pause()
 

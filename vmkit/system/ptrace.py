@@ -13,7 +13,6 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from vmkit.errors import DeadlineError, EffectError, NotFoundError, RefusedError, UnsupportedError
@@ -91,14 +90,12 @@ def stopped(pid: int, *, seconds: float = 2.0) -> Iterator[StoppedProcess]:
     waiting: set[int] = set()
     deadline = Deadline(seconds)
     try:
-        # A thread that still runs can start others, so look again until there is none that is not held.
-        while new := _threads(pid) - held.signals.keys():
-            for tid in new:
-                if _seize(pid, tid):
-                    waiting.add(tid)
+        # A thread that still runs can start others, so look again until there is none that is new.
+        seen: set[int] = set()
+        while new := _threads(pid) - seen:
+            seen |= new
+            waiting.update(tid for tid in new if _seize(pid, tid))
             _wait(held, waiting, deadline)
-            if not held.signals:
-                break
         if not held.signals:
             raise NotFoundError(f"process {pid} has ended")
         yield held
@@ -107,12 +104,11 @@ def stopped(pid: int, *, seconds: float = 2.0) -> Iterator[StoppedProcess]:
 
 
 def _threads(pid: int) -> set[int]:
-    """Threads that can run: those that have ended and wait for the others (zombies) are left out."""
+    """Numbers of all threads, those that have ended and wait for the others (zombies) among them."""
     try:
-        names = [int(p.name) for p in Path(f"/proc/{pid}/task").iterdir()]
+        return {int(name) for name in os.listdir(f"/proc/{pid}/task")}  # noqa: PTH208 - the guests are paused meanwhile
     except OSError:
         return set()
-    return {tid for tid in names if thread_state(pid, tid) not in ("Z", "X", "")}
 
 
 def _seize(pid: int, tid: int) -> bool:

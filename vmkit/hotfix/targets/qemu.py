@@ -35,22 +35,31 @@ class QemuGuest:
         self.runs = runs
         self._domain = domain
 
-    def pause(self) -> None:
-        """Let the vCPUs stand; done when it returns.
+    def expect_running(self) -> None:
+        """Look once more before the pause.
+
+        Somebody who pauses it between this look and the pause is not noticed: libvirt has no conditional suspend.
 
         Raises:
-            ConflictError: it does not run any more. (Someone who pauses it between this look and libvirt's call is not
-                noticed: libvirt has no conditional suspend.)
+            ConflictError: it does not run any more.
         """
         state = self._domain.state()
         if state is not DomainState.RUNNING:
             raise ConflictError(f"{self.name} is {state.value} now")
+
+    def pause(self) -> None:
+        """Let the vCPUs stand; done when it returns."""
         self._domain.suspend()
 
     def resume(self) -> None:
-        """Let the vCPUs run if they stand because of a pause; nothing to do for a guest that runs or has ended."""
-        if needs_resume(self._domain):
+        """Let the vCPUs run; nothing to do for a guest that runs or has ended."""
+        try:
             self._domain.resume()
+        except (
+            RefusedError
+        ):  # libvirt's answer for a guest that runs, or is gone; asking first would lengthen the pause
+            if needs_resume(self._domain):
+                raise
 
 
 class QemuImage(ProcessImage):
