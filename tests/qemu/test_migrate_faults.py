@@ -15,7 +15,7 @@ from vmkit.client import Client
 from vmkit.hypervisor.domain import DomainState
 from vmkit.hypervisor.migration import find
 from vmkit.image.manifest import Image
-from vmkit.lab.api import Lab
+from vmkit.lab.api import Lab, Labs
 from vmkit.migrate.recovery import recover
 from vmkit.system.journal import records, taken_over
 
@@ -120,6 +120,20 @@ def test_killed_at_any_time(mover: Mover, delay: float) -> None:
     process = mover.start_migrate()
     time.sleep(delay)
     kill(process)
+
+
+def test_the_targets_qemu_is_killed(mover: Mover, pair: Lab) -> None:
+    at = mover.at
+    process = mover.start_migrate("--bandwidth", "4M")
+    mover.wait_for_transfer(process)
+    target = pair.hosts[1 - at].name
+    done = Labs().run(target, ["sh", "-c", f"kill -9 $(cat /run/libvirt/qemu/{mover.name}.pid)"])
+    assert done.status == 0, done.stderr
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 4, errors
+    assert "the VM runs on at" in errors
+    assert mover.at == at
+    assert records() == []
 
 
 def test_resolve_says_what_it_found(mover: Mover) -> None:

@@ -191,7 +191,7 @@ def settle(
         elif not acted:
             break
     running = sum(s in (Seen.RUNNING, Seen.PAUSED, Seen.CRASHED) for s in (at_source, at_target))
-    silent_hosts = [f"{r.uri}: {r.trouble}" for r in (source, target) if r.trouble]
+    silent_hosts = [t if (t := r.trouble).startswith(r.uri) else f"{r.uri}: {t}" for r in (source, target) if r.trouble]
     return Settled(verdict, at_source, at_target, running, tuple(done), (*trouble, *silent_hosts))
 
 
