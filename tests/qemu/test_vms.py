@@ -46,7 +46,11 @@ def volumes(client: Client) -> list[str]:
 
 def vmkit(*argv: str, uri: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "vmkit", "-c", uri, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "vmkit", "-c", uri, *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that a test can send Ctrl-C to it and its children, as a terminal does
     )
 
 
@@ -167,4 +171,24 @@ def test_kill_9_of_create_is_settled_by_the_next_command(host: Client, pair: Lab
     if "cut" in out.split():
         assert host.vms.get("cut").state.value == "running"  # it had come to its end, or nearly
         host.vms.get("cut").delete(force=True)
+    assert volumes(host) == before
+
+
+@pytest.mark.parametrize("delay", [0.4, 0.8, 3.0])
+def test_ctrl_c_leaves_a_whole_vm_or_none(host: Client, pair: Lab, delay: float) -> None:
+    host.vms.create(spec("warm"), start=False)
+    host.vms.get("warm").delete()
+    before = volumes(host)
+    uri = pair.host("h1").uri
+    process = vmkit("create", "cut", "--image", "micro", "--nic", "lab", "--memory", "192M", "--wait", uri=uri)
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT)
+    assert process.returncode in (7, 130), err
+    assert records() == []
+    if "cut" in [row.name for row in host.vms.list()]:
+        assert "the VM is kept" in err
+        host.vms.get("cut").delete(force=True)
+    else:
+        assert "nothing is left of it" in err or process.returncode == 130
     assert volumes(host) == before

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vmkit.errors import ConflictError
+from vmkit.errors import CancelledError, ConflictError, VmkitError
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.volume import Pool
@@ -15,6 +15,7 @@ from vmkit.image.place import POOL, ensure_pool, place
 from vmkit.image.qcow2 import virtual_size
 from vmkit.plan import Plan
 from vmkit.progress import Reporter, silent
+from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.system.templates import template
 from vmkit.vm import xml
@@ -59,39 +60,83 @@ def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent) -> Prepared:
 def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start: bool = True) -> Domain:
     """Carry the plan out: place images, make volumes, define, start.
 
-    After a failure everything that was made is removed again, but for placed images, which other VMs share.
+    After a failure everything that was made is removed again, but for placed images, which other VMs share. Where that
+    cannot be done either, the journal entry stays and the next command does it.
+
+    Raises:
+        CancelledError: Ctrl-C or a signal came; what was made is removed.
     """
-    design, spec = prepared.design, prepared.spec
-    identity = str(uuids.uuid4())
-    volumes = [d.volume for d in design.disks]
-    log = log_name(design.name) if host.driver == "QEMU" else None
-    with journalled("create", design.name, "begin", uri=host.uri, uuid=identity, volumes=[], log=log) as entry:
-        pool = ensure_pool(host) if design.disks or log else None
+    name = prepared.design.name
+    log = log_name(name) if host.driver == "QEMU" else None
+    facts: dict[str, Any] = {"uri": host.uri, "uuid": str(uuids.uuid4()), "volumes": [], "log": log}
+    with journalled("create", name, "begin", **facts) as entry, deferred() as interrupted:
+
+        def checkpoint() -> None:
+            if by := interrupted():
+                raise CancelledError(f"the creation of {name} was stopped by {by}")
+
         try:
-            placed = {name: place(host, image, reporter) for name, image in prepared.images.items()}
-            paths = _make_volumes(pool, design, placed, entry) if pool else {}
-            main = placed.get(spec.image or "")
-            placement = xml.Placement(
-                kernel=main.kernel if main else None,
-                initrd=main.initrd if main else None,
-                volumes=paths,
-                console_log=str(pool.folder / log) if pool and log else None,
-            )
-            remembered = Remembered(dump(spec), spec.image, tuple(volumes), log)
-            base = template("domain.xml").read_text()
-            entry.advance("define")
-            domain = host.define(xml.domain_xml(base, design, placement, remembered, identity))
-            if spec.autostart:
-                domain.set_autostart(True)
-            if log:
-                remove(host, log)  # of an earlier VM of this name
-            if start:
-                entry.advance("start")
-                domain.start()
-        except BaseException:
-            undo(host, entry.record.data)
+            domain = _make(host, prepared, entry, checkpoint, reporter, start=start)
+            checkpoint()
+        except BaseException as e:
+            left = _undo_or_keep(host, entry)
+            if by := interrupted():  # which also ends the ssh below a connection: the error is only its echo
+                raise CancelledError(f"the creation of {name} was stopped by {by}; {left}") from e
             raise
     return domain
+
+
+def _make(
+    host: Host,
+    prepared: Prepared,
+    entry: Entry,
+    checkpoint: Callable[[], None],
+    reporter: Reporter,
+    *,
+    start: bool,
+) -> Domain:
+    design, spec, log = prepared.design, prepared.spec, entry.record.data["log"]
+    pool = ensure_pool(host) if design.disks or log else None
+    placed = {}
+    for name, image in prepared.images.items():
+        placed[name] = place(host, image, reporter)
+        checkpoint()
+    paths = _make_volumes(pool, design, placed, entry) if pool else {}
+    main = placed.get(spec.image or "")
+    placement = xml.Placement(
+        kernel=main.kernel if main else None,
+        initrd=main.initrd if main else None,
+        volumes=paths,
+        console_log=str(pool.folder / log) if pool and log else None,
+    )
+    remembered = Remembered(dump(spec), spec.image, tuple(d.volume for d in design.disks), log)
+    base = template("domain.xml").read_text()
+    checkpoint()
+    entry.advance("define")
+    domain = host.define(xml.domain_xml(base, design, placement, remembered, entry.record.data["uuid"]))
+    if spec.autostart:
+        domain.set_autostart(True)
+    if log:
+        remove(host, log)  # of an earlier VM of this name
+    checkpoint()
+    if start:
+        entry.advance("start")
+        domain.start()
+    return domain
+
+
+def _undo_or_keep(host: Host, entry: Entry) -> str:
+    """Undo, over a new connection if the old one is gone; else keep the entry for the next command. Says which."""
+    try:
+        if host.alive:
+            undo(host, entry.record.data)
+        else:
+            with Host.connect(host.uri) as again:
+                undo(again, entry.record.data)
+    except VmkitError:
+        entry.keep = True
+        return "the next vmkit command removes what is left of it"
+    return "nothing is left of it"
 
 
 def undo(host: Host, data: Mapping[str, object]) -> list[str]:

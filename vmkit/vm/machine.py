@@ -282,6 +282,7 @@ class Vm:
         Raises:
             DeadlineError: says which layer is stuck, with the last console lines; the VM is left as it is.
             ConflictError: it is shut off.
+            CancelledError: Ctrl-C; the VM is left as it is.
         """
         from vmkit.vm import readiness
         from vmkit.vm.console_log import read_or_nothing

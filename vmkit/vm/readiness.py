@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from vmkit.errors import DeadlineError, EffectError
+from vmkit.errors import CancelledError, DeadlineError, EffectError, VmkitError
 from vmkit.hypervisor.domain import Domain, DomainState
 from vmkit.progress import Finished, Reporter, Started, silent
 from vmkit.system.clock import Deadline, stopwatch
+from vmkit.system.interrupts import deferred
 from vmkit.vm import guest
 
 
@@ -94,7 +95,28 @@ def wait(
     Raises:
         DeadlineError: says which layer is stuck and shows the last console lines. The VM is left as it is.
         EffectError: the VM stopped meanwhile.
+        CancelledError: Ctrl-C or a signal came. The VM is left as it is.
     """
+    with deferred() as interrupted:
+        try:
+            return _wait(domain, layers, seconds, marker, console, reporter, interrupted)
+        except VmkitError as e:
+            if by := interrupted():  # which also ends the ssh below a connection: the error is only its echo
+                raise CancelledError(
+                    f"the wait for {domain.name} was stopped by {by}; the VM is kept", hint=f"vmkit wait {domain.name}"
+                ) from e
+            raise
+
+
+def _wait(
+    domain: Domain,
+    layers: Iterable[Layer],
+    seconds: float,
+    marker: str | None,
+    console: Callable[[], str],
+    reporter: Reporter,
+    interrupted: Callable[[], str | None],
+) -> Ready:
     deadline = Deadline(seconds)
     clock = stopwatch()
     reached: list[Reached] = []
@@ -110,19 +132,26 @@ def wait(
         begin = clock()
         while not (found := probes[layer]()):
             _check_alive(domain, layer, console)
+            if interrupted():
+                raise CancelledError(f"the wait for '{layer.value}' was stopped")
             if deadline.passed:
-                why = f"the domain is {domain.state().value}" if layer is Layer.RUNNING else STUCK[layer]
-                raise DeadlineError(
-                    f"{domain.name} is not ready after {seconds:g} s, stuck at '{layer.value}': {why}",
-                    hint=f"the VM was kept: vmkit console {domain.name}, vmkit log {domain.name}, "
-                    f"vmkit wait {domain.name}, or vmkit delete --force {domain.name}",
-                    details=last_lines(console()),
-                )
+                raise _stuck(domain, layer, seconds, console())
             time.sleep(0.1)
         detail = found if isinstance(found, str) else ""
         reached.append(Reached(layer, round(clock(), 3), detail))
         reporter(Finished(layer.value, clock() - begin, detail))
     return Ready(tuple(reached), round(clock(), 3))
+
+
+def _stuck(domain: Domain, layer: Layer, seconds: float, console: str) -> DeadlineError:
+    name = domain.name
+    why = f"the domain is {domain.state().value}" if layer is Layer.RUNNING else STUCK[layer]
+    return DeadlineError(
+        f"{name} is not ready after {seconds:g} s, stuck at '{layer.value}': {why}",
+        hint=f"the VM was kept: vmkit console {name}, vmkit log {name}, vmkit wait {name}, or "
+        f"vmkit delete --force {name}",
+        details=last_lines(console),
+    )
 
 
 def last_lines(text: str, count: int = 8) -> tuple[str, ...]:
