@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 
 TIERS = ("unit", "libvirt", "qemu", "leftovers")
 """In the order in which they run. Each one takes for granted that those before it passed."""
+
+# A shell starts what it runs in the background with SIGINT ignored, and children inherit that; tests send them SIGINT.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _spent: dict[str, float] = {}
 
