@@ -54,6 +54,7 @@ def interleaved(
     names = list(commands)
     times: dict[str, list[float]] = {n: [] for n in names}
     full_env = {**os.environ, **(env or {})}
+    full_env.pop("PYTHONDONTWRITEBYTECODE", None)  # as a user has it: compiled once, in the warm-up
     for i in range(warm_up + runs):
         shift = i % len(names)
         for name in names[shift:] + names[:shift]:
