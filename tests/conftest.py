@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 TIERS = ("unit", "libvirt", "qemu", "leftovers")
@@ -15,6 +17,10 @@ TIERS = ("unit", "libvirt", "qemu", "leftovers")
 # A shell starts what it runs in the background with SIGINT ignored, and children inherit that; tests send them SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No limit of time for an example, since the machine may be busy; and on CI the same examples in every run.
+hypothesis.settings.register_profile("vmkit", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("vmkit")
 
 _spent: dict[str, float] = {}
 
