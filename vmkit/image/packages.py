@@ -57,7 +57,7 @@ def unpack(packages: Iterable[str], scratch: Path) -> Path:
         run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages], cwd=folder, timeout=600)
     except VmkitError as e:
         hint = "see that the mirror answers: apt-get update"
-        raise EffectError(f"download of Debian packages: {e.message}", details=e.details, hint=hint) from e
+        raise EffectError(f"download of Debian packages: {e.message}", details=e.details, hint=e.hint or hint) from e
     for deb in sorted(folder.iterdir()):
         if deb.suffix == ".deb":
             run(["dpkg-deb", "-x", deb, root], timeout=600)

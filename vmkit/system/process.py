@@ -119,7 +119,12 @@ def run(
     if check and result.status != 0:
         tail = tuple((result.stderr.strip() or result.stdout.strip()).splitlines()[-8:])
         last = f": {tail[-1]}" if tail else ""
-        raise EffectError(f"'{words[0]}' failed with status {result.status}{last}", details=tail[:-1])
+        full = "No space left on device" in result.stderr + result.stdout
+        raise EffectError(
+            f"'{words[0]}' failed with status {result.status}{last}",
+            details=tail[:-1],
+            hint="free some space: df -h" if full else None,
+        )
     return result
 
 
