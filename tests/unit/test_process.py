@@ -99,5 +99,5 @@ def test_a_deadline_names_what_was_waited_for() -> None:
 
 def test_a_full_disk_is_named_in_the_hint() -> None:
     with pytest.raises(EffectError) as caught:
-        run(["dd", "if=/dev/zero", "of=/dev/full", "bs=4k", "count=1"])
+        process.run(["dd", "if=/dev/zero", "of=/dev/full", "bs=4k", "count=1"])
     assert caught.value.hint == "free some space: df -h"
