@@ -77,13 +77,15 @@ node /.dockerenv /proc/vz
 small /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name /sys/class/dmi/id/chassis_type
 small /sys/class/dmi/id/bios_vendor /sys/devices/system/clocksource/clocksource0/available_clocksource
 
-small /sys/devices/system/cpu/online /sys/devices/system/cpu/smt/active /sys/devices/system/cpu/vulnerabilities/*
+# These lists come out empty where they are read byte by byte, as a shell does it.
+large /sys/devices/system/cpu/online /sys/devices/system/node/node*/cpulist
+small /sys/devices/system/cpu/smt/active /sys/devices/system/cpu/vulnerabilities/*
 for c in /sys/devices/system/cpu/cpu[0-9]*; do
   small "$c/topology/physical_package_id" "$c/topology/core_id" "$c/topology/die_id"
 done
 small /sys/devices/system/node/online
 for n in /sys/devices/system/node/node[0-9]*; do
-  small "$n/cpulist" "$n/meminfo" "$n/distance"
+  small "$n/meminfo" "$n/distance"
   small "$n"/hugepages/hugepages-*/nr_hugepages "$n"/hugepages/hugepages-*/free_hugepages
 done
 small /sys/kernel/mm/hugepages/hugepages-*/nr_hugepages /sys/kernel/mm/hugepages/hugepages-*/free_hugepages

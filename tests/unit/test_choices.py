@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from vmkit.errors import ConflictError, NotFoundError, RefusedError, SpecError, UnsupportedError
+from vmkit.host.facts.libvirt import guests_of
 from vmkit.image.manifest import Image, ImageFile, ImageKind
 from vmkit.plan import Plan
 from vmkit.values import Bytes
 from vmkit.vm.choices import Design, decide
-from vmkit.vm.facts import HostFacts, KvmFact, guests_of
+from vmkit.vm.facts import HostFacts
+from vmkit.vm.kvm import KvmFact
 from vmkit.vm.spec import parse
 
 HOST = HostFacts(

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
-from vmkit.errors import NotFoundError, UnsupportedError, VmkitError
+from vmkit.errors import NotFoundError, UnsupportedError
+from vmkit.host.facts.libvirt import guests_of, usable_models
 from vmkit.hypervisor.host import Host
-from vmkit.progress import Note, Reporter, silent
+from vmkit.progress import Reporter, silent
+from vmkit.vm.kvm import NOT_OFFERED, KvmFact, prove
 from vmkit.vm.spec import Accel, VmSpec
-
-if TYPE_CHECKING:
-    from vmkit.image.manifest import Image
-
-
-@dataclass(frozen=True, slots=True)
-class KvmFact:
-    """Whether KVM runs a guest on this host, and how that is known."""
-
-    works: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +71,6 @@ def gather(host: Host, spec: VmSpec, reporter: Reporter = silent) -> HostFacts:
     )
 
 
-def guests_of(capabilities: str, arch: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Domain types and machine types for an architecture, from capabilities XML."""
-    types: set[str] = set()
-    machines: set[str] = set()
-    for guest in ET.fromstring(capabilities).iterfind("guest"):  # noqa: S314 - libvirt's own answer
-        inner = guest.find("arch")
-        if inner is None or (inner.get("name") != arch and len(types) > 0):
-            continue
-        if inner.get("name") == arch or not types:
-            types |= {t for d in inner.iterfind("domain") if (t := d.get("type"))}
-            for machine in inner.iter("machine"):
-                machines |= {m for m in (machine.text, machine.get("canonical")) if m}
-    return frozenset(types), frozenset(machines)
-
-
 def _pool(host: Host) -> tuple[str | None, int | None]:
     from vmkit.image.place import POOL
 
@@ -116,32 +90,8 @@ def _memory(host: Host) -> int | None:
 
 
 def _cpu_models(host: Host, virt_type: str, arch: str) -> frozenset[str]:
-    root = ET.fromstring(host.domain_capabilities(virt_type=virt_type, arch=arch))  # noqa: S314
-    return frozenset(m.text or "" for m in root.iterfind("cpu/mode[@name='custom']/model") if m.get("usable") != "no")
+    return usable_models(host.domain_capabilities(virt_type=virt_type, arch=arch))
 
 
 def _kvm(host: Host, types: frozenset[str], reporter: Reporter) -> KvmFact:
-    if "kvm" not in types:
-        return KvmFact(False, "libvirt offers no KVM here (no /dev/kvm, or the kvm modules are not loaded)")
-    from vmkit.host.probe import probe_kvm
-    from vmkit.image.place import place
-
-    try:
-        placed = place(host, _probe_image(reporter), reporter)
-        if placed.kernel is None or placed.initrd is None:
-            return KvmFact(False, "not proven: the probe guest has no kernel")
-        verdict = probe_kvm(host, placed.kernel, placed.initrd, reporter)
-    except VmkitError as e:
-        return KvmFact(False, f"not proven: {e.message}")
-    return KvmFact(verdict.works, verdict.reason)
-
-
-def _probe_image(reporter: Reporter) -> Image:
-    from vmkit.image.api import Images
-
-    images = Images()
-    try:
-        return images.get("micro")
-    except NotFoundError:
-        reporter(Note("building the image 'micro' once: its kernel is the guest that proves whether KVM works"))
-        return images.build_micro(reporter=reporter)
+    return prove(host, reporter) if "kvm" in types else KvmFact(False, NOT_OFFERED)
