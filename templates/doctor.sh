@@ -95,7 +95,7 @@ small /proc/sys/vm/unprivileged_userfaultfd /proc/sys/vm/swappiness /proc/sys/fs
 
 folder /sys /sys/module
 small /sys/module/kvm*/parameters/* /sys/module/vfio*/parameters/*
-node /dev/kvm /dev/vhost-net /dev/vhost-vsock /dev/net/tun /dev/vfio/vfio /dev/userfaultfd /dev/iommu
+node /proc/modules /dev/kvm /dev/vhost-net /dev/vhost-vsock /dev/net/tun /dev/vfio/vfio /dev/userfaultfd /dev/iommu
 folder /dev/vfio
 if [ -r "/lib/modules/$kernel/modules.dep" ]; then
   modules() {

@@ -5,7 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
+from vmkit.progress import Reporter, silent
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vmkit.host.doctor import Report
     from vmkit.hotfix.api import Hotfixes
     from vmkit.hypervisor.host import Host
     from vmkit.image.api import Images
@@ -68,6 +73,55 @@ class Client:
 
         with Host.connect(self.uri, events=True) as host:
             return attach(host, name, force=force, history=history)
+
+    def doctor(
+        self,
+        *,
+        ssh: str | None = None,
+        identity: Path | None = None,
+        probe: bool = True,
+        reporter: Reporter = silent,
+    ) -> Report:
+        """What the host can do, what it lacks, what that costs and what mends it.
+
+        Without `probe` nothing is written anywhere. With it the micro image is put into the host's pool where libvirt
+        offers KVM, and a small guest runs there once until the host boots again.
+
+        Args:
+            ssh: `[USER@]HOST[:PORT]` to look at; None for the client's own host, which must then be this machine or
+                have a URI that leads through ssh.
+            identity: private key for `ssh`; None for what ssh(1) takes by itself.
+            probe: ask a probe guest whether KVM works.
+            reporter: told what is being looked at.
+
+        Raises:
+            SpecError: `ssh` or the URI is not written as it should be.
+            UnsupportedError: the URI names another machine without ssh.
+            UnreachableError: the host does not let us in. That its libvirt does not answer is a finding.
+        """
+        from vmkit.host.doctor import examine
+        from vmkit.hypervisor.host import Host, default_uri
+        from vmkit.system.shell import Shell, ssh_uri
+        from vmkit.vm.kvm import prove_facts
+
+        prove = prove_facts if probe else None
+        if ssh is None:
+            uri = self.uri or default_uri()
+            return examine(Shell.of_uri(uri), self._connect, uri, prove, reporter)
+        reached = ssh_uri(ssh, str(identity.absolute()) if identity else None)
+        uri = self.uri or reached
+        shell = Shell.of_uri(reached)
+        opened: list[Host] = []
+
+        def connect() -> Host:
+            opened.append(Host.connect(uri))
+            return opened[0]
+
+        try:
+            return examine(shell, connect, uri, prove, reporter)
+        finally:
+            for host in opened:
+                host.close()
 
     @cached_property
     def images(self) -> Images:

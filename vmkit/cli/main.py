@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "console": Entry("console", "console", "Attach to the serial console of a VM."),
     "create": Entry("vm", "create", "Create a VM from an image."),
     "delete": Entry("vm", "delete", "Delete VMs and the disks that vmkit made for them."),
+    "doctor": Entry("doctor", "doctor", "Say what a host can do, what it lacks, and what mends that."),
     "exec": Entry("console", "exec_", "Run a program inside a VM through its guest agent."),
     "hotfix": Entry("hotfix", "hotfix", "Patch the code of running QEMU processes, and take it back."),
     "image": Entry("image", "image", "Build, import, list and delete images.", host=False),

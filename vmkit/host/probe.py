@@ -68,6 +68,12 @@ def probe_kvm(host: Host, kernel: str, initrd: str, reporter: Reporter = silent)
     return verdict
 
 
+def known_verdict(host: Host) -> KvmVerdict | None:
+    """What a probe found out since the host booted; None if there was none. Nothing is started or written."""
+    uuid, _ = _capabilities(host.capabilities())
+    return cache.recall(uuid, cache.boot_of(host))
+
+
 def _capabilities(xml: str) -> tuple[str, bool]:
     """UUID of the host, and whether libvirt offers KVM for the probe's architecture."""
     root = ET.fromstring(xml)  # noqa: S314 - libvirt's own answer

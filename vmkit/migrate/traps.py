@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from vmkit.host.traps import TCG_MIGRATION, VMX_MIGRATION, VersionTrap
 from vmkit.migrate.facts import GuestFacts, HostFacts, Version
 
 
@@ -35,13 +36,13 @@ class Trap:
 
 
 def _emulated_on_old_qemu(guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
-    old = any(_qemu(h) and h.hypervisor < (8, 0, 0) for h in (source, target))
+    old = any(_qemu(h) and TCG_MIGRATION.catches(h.hypervisor) for h in (source, target))
     return guest.virt_type == "qemu" and old
 
 
 def _vmx_across_9_10(guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
     vmx = any(f == "vmx" or f.startswith("vmx-") for f in guest.features)
-    return vmx and source.libvirt < (9, 10, 0) and (9, 10, 0) <= target.libvirt < (10, 2, 0)
+    return vmx and source.libvirt < VMX_MIGRATION.since and VMX_MIGRATION.catches(target.libvirt)
 
 
 def _older_qemu(_guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
@@ -60,24 +61,14 @@ def _qemu(host: HostFacts) -> bool:
     return host.driver == "QEMU"
 
 
+def _known(trap: VersionTrap, applies: Callable[[GuestFacts, HostFacts, HostFacts], bool], *, fatal: bool) -> Trap:
+    """A trap of versions that are known beside migration too."""
+    return Trap(trap.id, applies, fatal, trap.harm, trap.fix, trap.source)
+
+
 TRAPS: Final = (
-    Trap(
-        "tcg-qemu-7",
-        _emulated_on_old_qemu,
-        fatal=True,
-        harm="QEMU older than 8.0 corrupts the memory of an emulated (TCG) guest that is migrated",
-        fix="use QEMU 8.0 or newer on both hosts, or stop the VM and start it at the target",
-        source="measured on a pair of hosts: QEMU 7.2, 2 of 12 migrations under load ended in a guest kernel panic; "
-        "QEMU 10.0, none of 16",
-    ),
-    Trap(
-        "vmx-libvirt-9.10",
-        _vmx_across_9_10,
-        fatal=True,
-        harm="libvirt 9.10 to 10.1 refuses, after the start, a guest with vmx that comes from libvirt 9.9 or older",
-        fix="bring the target to libvirt 10.2 or newer",
-        source="libvirt NEWS, v10.2.0 (2024-04-02): migration with disabled vmx-* CPU features",
-    ),
+    _known(TCG_MIGRATION, _emulated_on_old_qemu, fatal=True),
+    _known(VMX_MIGRATION, _vmx_across_9_10, fatal=True),
     Trap(
         "qemu-older",
         _older_qemu,

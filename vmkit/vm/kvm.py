@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vmkit.errors import NotFoundError, VmkitError
+from vmkit.host.facts.probe import ProbeFacts
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Note, Reporter, silent
 
 if TYPE_CHECKING:
     from vmkit.image.manifest import Image
 
-NOT_OFFERED = "libvirt offers no KVM here (no /dev/kvm, or the kvm modules are not loaded)"
+NOT_OFFERED: Final = "libvirt offers no KVM here (no /dev/kvm, or the kvm modules are not loaded)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,12 @@ def prove(host: Host, reporter: Reporter = silent) -> KvmFact:
     except VmkitError as e:
         return KvmFact(False, f"not proven: {e.message}", proven=False)
     return KvmFact(verdict.works, verdict.reason)
+
+
+def prove_facts(host: Host, reporter: Reporter = silent) -> ProbeFacts:
+    """The same for a report on the host: unknown where it could not be tried."""
+    fact = prove(host, reporter)
+    return ProbeFacts(fact.works if fact.proven else None, fact.reason)
 
 
 def _image(reporter: Reporter) -> Image:

@@ -5,20 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmkit.host.facts import cpu, kvm, libvirt, memory, pci, system, virt
+from vmkit.host.facts.probe import ProbeFacts
 from vmkit.host.tree import Tree
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeFacts:
-    """What the probe guest said.
-
-    Attributes:
-        works: KVM runs guests; None if that was not tried, or could not be.
-        reason: how that is known, or why not.
-    """
-
-    works: bool | None
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,8 @@ def _device(tree: Tree, path: str, name: str, module: str | None = None) -> Devi
         present = tree.listed("/sys/module", module)
     spelt = {s.replace("-", "_") for s in tree.text("@modules").split()}
     loadable = None if present is not False or "@modules" not in tree.files else name in spelt
+    if present is False and tree.has("/proc/modules") is False:
+        loadable = False  # a kernel that takes no modules
     return Device(present, access == "rw" if access else None, loadable)
 
 

@@ -116,6 +116,14 @@ def show(version: Version | None) -> str | None:
     return ".".join(map(str, version)) if version else None
 
 
+def parse_version(text: str | None) -> Version | None:
+    """'10.0.2' as (10, 0, 2)."""
+    words = (text or "").split(".")
+    if len(words) != 3 or not all(w.isascii() and w.isdecimal() for w in words):
+        return None
+    return int(words[0]), int(words[1]), int(words[2])
+
+
 def _guests(root: ET.Element, arch: str) -> tuple[frozenset[str], frozenset[str]]:
     types: set[str] = set()
     machines: set[str] = set()
