@@ -16,7 +16,8 @@ _SHOWN = 3
 
 def judge(facts: HostFacts) -> Iterator[Finding]:
     """Findings about devices."""
-    yield from _helpers(facts)
+    if not (facts.virt.container and not facts.kvm.device.present):  # devices of a container are what it was given
+        yield from _helpers(facts)
     if facts.virt.environment is Environment.XEN_DOM0:
         return  # Xen keeps the IOMMU for itself: `xl info` tells, dom0's kernel cannot
     yield from _iommu(facts)
