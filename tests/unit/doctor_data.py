@@ -86,11 +86,10 @@ def classes(root: type) -> list[type]:
     found: dict[type, None] = {}
 
     def walk(hint: Any) -> None:
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            if hint not in found:
-                found[hint] = None
-                for inner in typing.get_type_hints(hint).values():
-                    walk(inner)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint not in found:
+            found[hint] = None
+            for inner in typing.get_type_hints(hint).values():
+                walk(inner)
         for part in typing.get_args(hint):
             walk(part)
 

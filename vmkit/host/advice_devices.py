@@ -9,17 +9,17 @@ from vmkit.host.facts.host import HostFacts
 from vmkit.host.facts.kvm import Device
 from vmkit.host.facts.pci import WANTED, IommuGroup
 from vmkit.host.facts.virt import Environment
-from vmkit.host.finding import Finding, Level
+from vmkit.host.finding import Finding, Level, counted
 
 _SHOWN = 3
 
 
 def judge(facts: HostFacts) -> Iterator[Finding]:
     """Findings about devices."""
+    if facts.virt.environment is Environment.XEN_DOM0:
+        return  # Xen has back ends of its own, and keeps the IOMMU for itself: `xl info` tells, dom0's kernel cannot
     if not (facts.virt.container and not facts.kvm.device.present):  # devices of a container are what it was given
         yield from _helpers(facts)
-    if facts.virt.environment is Environment.XEN_DOM0:
-        return  # Xen keeps the IOMMU for itself: `xl info` tells, dom0's kernel cannot
     yield from _iommu(facts)
     yield from _groups(facts)
     yield from _remapping(facts)
@@ -39,8 +39,10 @@ def kernel_option(facts: HostFacts, option: str) -> tuple[str, ...]:
 def _iommu(facts: HostFacts) -> Iterator[Finding]:
     pci = facts.pci
     if pci.groups:
-        units = f" by {len(pci.units)} IOMMU{'s' if len(pci.units) > 1 else ''}" if pci.units else ""
-        yield Finding("iommu", "iommu", Level.OK, f"devices are kept apart{units}, in {len(pci.groups)} groups")
+        units = f" by {counted(len(pci.units), 'IOMMU')}" if pci.units else ""
+        yield Finding(
+            "iommu", "iommu", Level.OK, f"devices are kept apart{units}, in {counted(len(pci.groups), 'group')}"
+        )
         return
     if not pci.devices:
         return
@@ -117,7 +119,7 @@ def _remapping(facts: HostFacts) -> Iterator[Finding]:
                 "for trusted guests: 'options vfio_iommu_type1 allow_unsafe_interrupts=1' in /etc/modprobe.d/vfio.conf",
             ),
         )
-    elif pci.interrupt_remapping is None:
+    elif pci.interrupt_remapping is None and facts.cpu.arch == "x86_64":
         why = "" if facts.system.root else " without root"
         yield Finding("interrupt-remapping-unknown", "iommu", Level.NOTE, f"interrupt remapping: unknown{why}")
     if pci.unsafe_interrupts:

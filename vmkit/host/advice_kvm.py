@@ -28,7 +28,7 @@ def judge(facts: HostFacts) -> Iterator[Finding]:
 def module_fix(module: str, option: str) -> tuple[str, ...]:
     """How a parameter of a KVM module is set for good."""
     return (
-        f"echo 'options {module} {option}' > /etc/modprobe.d/kvm.conf",
+        f"echo 'options {module} {option}' >> /etc/modprobe.d/kvm.conf",
         f"modprobe -r {module} && modprobe {module}    (with no VM running; or reboot)",
     )
 
@@ -61,7 +61,7 @@ def _works(facts: HostFacts) -> Iterator[Finding]:
             Level.NOTE,
             f"whether KVM runs guests is not known: {probe.reason}",
             "",
-            ("vmkit doctor",),
+            ("vmkit doctor",) if facts.libvirt.error is None else (),
         )
 
 

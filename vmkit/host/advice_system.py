@@ -22,7 +22,8 @@ def judge(facts: HostFacts) -> Iterator[Finding]:
     yield from _capture(facts)
     yield from _libvirt(facts)
     yield from _versions(facts)
-    yield from _huge_pages(facts)
+    if facts.virt.environment is not Environment.XEN_DOM0:  # dom0's huge pages are its own, not its guests'
+        yield from _huge_pages(facts)
     yield from _thp(facts)
     yield from _swap(facts)
     yield from _ksm(facts)
@@ -54,7 +55,7 @@ def _libvirt(facts: HostFacts) -> Iterator[Finding]:
             "libvirt-down",
             "libvirt",
             Level.PROBLEM,
-            f"libvirt does not answer: {libvirt.error}",
+            libvirt.error if "does not answer" in libvirt.error else f"libvirt does not answer: {libvirt.error}",
             "no VM can be made or seen",
             _start_libvirt(facts),
         )
@@ -65,6 +66,8 @@ def _libvirt(facts: HostFacts) -> Iterator[Finding]:
     yield Finding(
         "libvirt", "libvirt", Level.OK, f"libvirt {libvirt.libvirt} answers, with {program} {libvirt.hypervisor}"
     )
+    if libvirt.driver == "Xen":
+        return  # guests' firmware and TPM are not libvirt's there
     if libvirt.uefi is False:
         fix = ("apt-get install ovmf",) if "debian" in facts.system.family else ("install OVMF (edk2-ovmf)",)
         yield Finding("uefi", "libvirt", Level.NOTE, "no UEFI firmware for guests", "guests boot by BIOS only", fix)
@@ -76,6 +79,8 @@ def _libvirt(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _start_libvirt(facts: HostFacts) -> tuple[str, ...]:
+    if facts.system.sockets and not facts.system.root:
+        return ('usermod -aG libvirt "$USER"    (as root; then log in anew)',)
     programs = {p.rpartition("/")[2] for p in facts.system.programs}
     if "virtqemud" in programs and "libvirtd" not in programs:
         return ("systemctl enable --now virtqemud.socket",)
@@ -150,7 +155,7 @@ def _swap(facts: HostFacts) -> Iterator[Finding]:
             "a guest whose pages are out stands still while they are read; migration has to read them all",
             (
                 "sysctl vm.swappiness=10",
-                "apt-get install zram-tools    (compressed swap in memory), or lock guests' memory",
+                "or swap to compressed memory (zram-tools, zram-generator), or lock guests' memory",
             ),
         )
 
@@ -181,7 +186,7 @@ def _userfaultfd(facts: HostFacts) -> Iterator[Finding]:
 
 def _kernel(facts: HostFacts) -> Iterator[Finding]:
     system = facts.system
-    if system.mitigations.split(",")[0] == "off":
+    if system.mitigations and system.mitigations.split(",")[0] == "off":
         yield Finding(
             "mitigations-off",
             "system",

@@ -52,3 +52,8 @@ class Finding:
     cost: str = ""
     fix: tuple[str, ...] = ()
     source: str = ""
+
+
+def counted(number: int, what: str) -> str:
+    """'1 core', '2 cores'."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

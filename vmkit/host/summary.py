@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from vmkit.host.facts.host import HostFacts
 from vmkit.host.facts.pci import PciFacts
 from vmkit.host.facts.virt import Environment
+from vmkit.host.finding import counted
 from vmkit.values import Bytes
 
 
@@ -28,7 +29,7 @@ def _lines(facts: HostFacts) -> Iterator[tuple[str, str]]:
     swap = {None: "swap unknown", 0: "no swap"}.get(memory.swap) or f"swap {Bytes(memory.swap or 0)}"
     thp = f"THP {memory.thp}" if memory.thp else "THP unknown"
     ksm = {True: "KSM on", False: "KSM off", None: "KSM unknown"}[memory.ksm]
-    nodes = f"{len(memory.nodes)} NUMA node{'s' if len(memory.nodes) != 1 else ''}" if memory.nodes else ""
+    nodes = counted(len(memory.nodes), "NUMA node") if memory.nodes else ""
     yield "memory", _join([size, nodes, swap, thp, ksm])
     yield "huge pages", _huge(facts)
     yield "iommu", _iommu(facts)
@@ -41,7 +42,14 @@ def _lines(facts: HostFacts) -> Iterator[tuple[str, str]]:
     security = {None: "security module unknown", "none": "no security module"}.get(system.security, system.security)
     yield (
         "system",
-        _join([cgroup, security or "", f"mitigations={system.mitigations}", "" if system.root else "not root"]),
+        _join(
+            [
+                cgroup,
+                security or "",
+                f"mitigations={system.mitigations}" if system.mitigations else "mitigations unknown",
+                "" if system.root else "not root",
+            ]
+        ),
     )
 
 
@@ -62,16 +70,17 @@ def _kind(facts: HostFacts) -> str:
         Environment.XEN_DOMU: "guest of Xen",
         Environment.UNKNOWN: "unknown",
     }[virt.environment]
-    machine = f"{virt.vendor} {virt.product}".strip()
+    machine = virt.product if virt.product.startswith(virt.vendor) else f"{virt.vendor} {virt.product}".strip()
     return _join([name, f"in a container ({virt.container})" if virt.container else "", machine])
 
 
 def _topology(facts: HostFacts) -> str:
     cpu = facts.cpu
     if not cpu.cores:
-        return f"{cpu.threads} CPUs" if cpu.threads else ""
-    sockets = f"{cpu.sockets} socket{'s' if cpu.sockets != 1 else ''}"
-    return f"{sockets}, {cpu.cores} cores, {cpu.threads} threads"
+        return counted(cpu.threads, "CPU") if cpu.threads else ""
+    return ", ".join(
+        counted(n, what) for n, what in ((cpu.sockets, "socket"), (cpu.cores, "core"), (cpu.threads, "thread"))
+    )
 
 
 def _virtualisation(facts: HostFacts) -> str:
@@ -118,7 +127,7 @@ def _iommu(facts: HostFacts) -> str:
     return _join(
         [
             pci.firmware_table or "",
-            f"{len(pci.groups)} groups",
+            counted(len(pci.groups), "group"),
             f"{shared} of them shared",
             f"interrupt remapping {_yes(pci.interrupt_remapping)}",
         ]

@@ -18,6 +18,8 @@ SCRIPT: Final = "doctor.sh"
 DEADLINE: Final = 60.0
 """Seconds for one look at a host. It takes well under one where nothing is wrong."""
 _NUMBER = re.compile(r"\s*(\d{1,18})", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a host has no business sending to a terminal."""
 _CPU_LIMIT: Final = 8192  # NR_CPUS of the largest distribution kernels
 
 
@@ -65,7 +67,12 @@ class Tree:
         """Whether the folder holds the name; None where the folder could not be read."""
         if folder in self.folders:
             return name in self.folders[folder] or (False if self.complete else None)
-        return None if folder in self.denied or not self.complete else False
+        return None if folder in self.denied or not self.complete or not self._sees(folder) else False
+
+    def _sees(self, path: str) -> bool:
+        """Whether anything of the file system that the path is in was seen: a container may have no /sys."""
+        top = f"/{path.split('/')[1]}/"
+        return any(p.startswith(top) for p in (*self.files, *self.folders))
 
     def switch(self, path: str) -> bool | None:
         """A file that says Y or N, 1 or 0; None where it is not there or says something else."""
@@ -97,7 +104,7 @@ def parse(text: str) -> Tree:
             case "X":
                 denied.add(path)
 
-    for line in text.split("\n"):
+    for line in _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).split("\n"):
         if line.startswith(" "):
             lines.append(line[1:])
         elif line[:2] in ("F ", "D ", "N ", "X ") and len(line) > 2:

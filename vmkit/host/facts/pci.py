@@ -11,6 +11,8 @@ from vmkit.host.tree import Tree, hexadecimal, natural, pairs
 _ADDRESS = re.compile(r"[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]\Z")
 _ROOT: Final = "/sys/bus/pci/devices/"
 _GROUPS: Final = "/sys/kernel/iommu_groups/"
+_MOST: Final = 0xFFFF
+"""TotalVFs has 16 bits (PCI Express specification, SR-IOV capability)."""
 _IR: Final = 1 << 3
 """Interrupt remapping support (Intel VT-d specification, 11.4.3, ECAP_REG bit 3)."""
 CLASSES: Final = {
@@ -168,7 +170,7 @@ def _remapping(tree: Tree, units: tuple[str, ...]) -> bool | None:
 def _physical(tree: Tree, device: PciDevice, devices: dict[str, PciDevice]) -> PhysicalFunction | None:
     base = f"{_ROOT}{device.address}/"
     total = tree.number(base + "sriov_totalvfs")
-    if not total:
+    if not total or total > _MOST:
         return None
     functions = []
     for path in tree.below(base + "virtfn", "/uevent"):

@@ -18,7 +18,7 @@ class SystemFacts:
         family: the distributions it descends from, itself first: 'debian', 'fedora', ...
         kernel: release, as uname -r has it.
         command_line: of the kernel.
-        mitigations: 'off', 'auto', or as the command line has it; 'auto' where it has nothing.
+        mitigations: 'off', 'auto', or as the command line has it; 'auto' where it has nothing; None if unknown.
         vulnerable: CPU vulnerabilities that the kernel reports as open, by their names in sysfs, with its words.
         smt_vulnerable: the kernel warns that hyperthreads leak into each other.
         cgroup: 'v1', 'v2' or 'hybrid'; None if unknown.
@@ -39,7 +39,7 @@ class SystemFacts:
     family: tuple[str, ...]
     kernel: str
     command_line: str
-    mitigations: str
+    mitigations: str | None
     vulnerable: Mapping[str, str]
     smt_vulnerable: bool
     cgroup: str | None
@@ -68,7 +68,7 @@ def read(tree: Tree) -> SystemFacts:
         family=tuple(f"{release.get('ID', '')} {release.get('ID_LIKE', '')}".split()),
         kernel=tree.line("@release") or "",
         command_line=command_line,
-        mitigations=words.get("mitigations", "auto"),
+        mitigations=words.get("mitigations", "auto") if command_line else None,
         vulnerable={n: s for n, s in states.items() if s.startswith("Vulnerable")},
         smt_vulnerable=any("SMT vulnerable" in s for s in states.values()),
         cgroup=cgroup,
