@@ -33,7 +33,7 @@ def kernel_option(facts: HostFacts, option: str) -> tuple[str, ...]:
     make = "update-grub"
     if not any(p.endswith("/update-grub") for p in facts.system.programs) and "debian" not in facts.system.family:
         make = "grub2-mkconfig -o /boot/grub2/grub.cfg"
-    return (f"add {option} to GRUB_CMDLINE_LINUX in /etc/default/grub", f"{make} && reboot")
+    return (f"in /etc/default/grub, to GRUB_CMDLINE_LINUX: {option}", f"{make} && reboot")
 
 
 def _iommu(facts: HostFacts) -> Iterator[Finding]:
@@ -59,7 +59,7 @@ def _iommu(facts: HostFacts) -> Iterator[Finding]:
             Level.NOTE,
             "this guest has no IOMMU",
             cost,
-            ("on the machine below: give this VM an IOMMU, as in <iommu model='intel'/> among its devices",),
+            ("on the machine below: <iommu model='intel'/> among this VM's devices",),
         )
     elif pci.firmware_table == "":
         yield Finding(
@@ -116,7 +116,8 @@ def _remapping(facts: HostFacts) -> Iterator[Finding]:
             "VFIO refuses devices, since a guest could send the host interrupts of any kind",
             (
                 "firmware: enable interrupt remapping (often with x2APIC)",
-                "for trusted guests: 'options vfio_iommu_type1 allow_unsafe_interrupts=1' in /etc/modprobe.d/vfio.conf",
+                "or, where all guests are trusted, in /etc/modprobe.d/vfio.conf:",
+                "options vfio_iommu_type1 allow_unsafe_interrupts=1",
             ),
         )
     elif pci.interrupt_remapping is None and facts.cpu.arch == "x86_64":

@@ -51,7 +51,7 @@ def _works(facts: HostFacts) -> Iterator[Finding]:
             Level.PROBLEM,
             f"/dev/kvm is there, and no guest runs on it: {probe.reason}",
             figures.EMULATION.text,
-            (_no_guest_fix(facts),),
+            _no_guest_fix(facts),
             figures.EMULATION.source,
         )
     elif probe.works is None and facts.kvm.device.present:
@@ -65,10 +65,13 @@ def _works(facts: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _no_guest_fix(facts: HostFacts) -> str:
+def _no_guest_fix(facts: HostFacts) -> tuple[str, ...]:
     if facts.virt.environment is Environment.GUEST:
-        return "on the machine below: give this VM the host's CPU (host-passthrough) and load kvm there with nested=1"
-    return "look at dmesg for kvm, and at the QEMU log of the probe guest"
+        return (
+            "on the machine below: load its kvm module with nested=1,",
+            "and give this VM the host's CPU: <cpu mode='host-passthrough'/>",
+        )
+    return ("dmesg | grep -i kvm", "ls -t /var/log/libvirt/qemu/vmkit-probe-kvm-*    (QEMU's own words)")
 
 
 def _extension(facts: HostFacts) -> Iterator[Finding]:
@@ -84,12 +87,13 @@ def _extension(facts: HostFacts) -> Iterator[Finding]:
         module = "kvm_amd" if flag == "svm" else "kvm_intel"
         fix: tuple[str, ...] = (
             f"on the machine below: 'options {module} nested=1' in /etc/modprobe.d/kvm.conf,",
-            "and host-passthrough as this VM's CPU; of a cloud: an instance type with nested virtualisation",
+            "and this VM's CPU as <cpu mode='host-passthrough'/>",
+            "in a cloud: take an instance type with nested virtualisation, or a bare-metal one",
         )
         what = f"this is a guest of {_below(virt.under)}, and its CPU shows no {flag}: no hardware virtualisation"
         level = Level.GAP
     else:
-        fix = (f"firmware: enable {firmware_setting(facts)}, then switch the power off and on",)
+        fix = (f"firmware: enable {firmware_setting(facts)}, then power off and on",)
         what = f"the CPU shows no {flag}, which {cpu.vendor}'s server and PC processors have: it is off in the firmware"
         level = Level.PROBLEM
     yield Finding("cpu-no-extension", "cpu", level, what, cost, fix, source)

@@ -193,7 +193,7 @@ def _kernel(facts: HostFacts) -> Iterator[Finding]:
             Level.GAP,
             "mitigations of CPU vulnerabilities are switched off",
             "a guest can read memory of the host and of other guests",
-            kernel_option(facts, "mitigations=auto (in place of mitigations=off)"),
+            kernel_option(facts, "mitigations=auto, not =off"),
         )
     elif system.vulnerable and facts.virt.environment is not Environment.GUEST:
         names = ", ".join(sorted(system.vulnerable))
@@ -224,7 +224,7 @@ def _confinement(facts: HostFacts) -> Iterator[Finding]:
         active = facts.system.security in ("apparmor", "selinux")
         fix = ("set security_driver in /etc/libvirt/qemu.conf, then restart libvirtd",)
         if not active:
-            fix = ("enable AppArmor or SELinux in the kernel (security=apparmor), then restart libvirtd",)
+            fix = ("boot the kernel with security=apparmor or security=selinux, then restart libvirtd",)
         yield Finding(
             "unconfined",
             "system",
