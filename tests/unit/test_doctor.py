@@ -56,7 +56,7 @@ def test_a_wrong_report_does_not_follow_the_schema() -> None:
             {"interrupt-remapping", "vfio"},
         ),
         ("amd-server", {"nested-off", "thp-never", "mitigations-off", "swap-disk", "trap-tcg-qemu-7"}, {"kvm-missing"}),
-        ("arm-server", {"kvm-works", "paging-nested"}, {"cpu-no-extension", "kvm-missing", "interrupt-remapping"}),
+        ("arm-server", {"kvm-not-proven", "paging-nested"}, {"cpu-no-extension", "kvm-missing", "interrupt-remapping"}),
         ("xen-dom0", {"xen"}, {"cpu-no-extension", "kvm-missing", "iommu-off", "kvm-no-guest"}),
         ("cloud-vm", {"cpu-no-extension", "iommu-guest", "libvirt-down"}, {"iommu-firmware", "vulnerable"}),
         ("laptop", {"cpu-no-extension", "iommu-firmware", "swap-disk"}, {"kvm-no-guest", "iommu-guest"}),

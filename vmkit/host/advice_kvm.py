@@ -61,7 +61,7 @@ def _works(facts: HostFacts) -> Iterator[Finding]:
             Level.NOTE,
             f"whether KVM runs guests is not known: {probe.reason}",
             "",
-            ("vmkit doctor",) if facts.libvirt.error is None else (),
+            ("vmkit doctor",) if facts.libvirt.error is None and facts.cpu.arch == "x86_64" else (),
         )
 
 

@@ -13,7 +13,7 @@ from vmkit.host.facts.host import HostFacts, read
 from vmkit.host.facts.libvirt import Answers
 from vmkit.host.facts.probe import ProbeFacts
 from vmkit.host.finding import Finding
-from vmkit.host.probe import known_verdict
+from vmkit.host.probe import ARCH, known_verdict
 from vmkit.host.summary import summary
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Finished, Reporter, Started, silent
@@ -93,6 +93,8 @@ def _ask(connect: Callable[[], Host], uri: str, prove: Prove | None, reporter: R
         return answers, ProbeFacts(None, f"not asked of libvirt's driver {answers.driver}")
     if "type='kvm'" not in answers.capabilities:
         return answers, ProbeFacts(False, "libvirt offers no KVM here")
+    if host.node()[0] != ARCH:
+        return answers, ProbeFacts(None, f"the probe guest is for {ARCH} only")
     if prove is not None:
         return answers, prove(host, reporter)
     try:

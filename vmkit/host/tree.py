@@ -15,6 +15,7 @@ from vmkit.system.shell import Shell
 from vmkit.system.templates import template
 
 SCRIPT: Final = "doctor.sh"
+_BEGIN: Final = "F @uid\n"
 DEADLINE: Final = 60.0
 """Seconds for one look at a host. It takes well under one where nothing is wrong."""
 _NUMBER = re.compile(r"\s*(\d{1,18})", re.ASCII)
@@ -125,14 +126,15 @@ def capture(shell: Shell) -> str:
         EffectError: it answers, and has no POSIX shell.
     """
     done = shell.run_script(template(SCRIPT).read_text(), timeout=DEADLINE)
-    if not done.stdout.startswith("F @"):
+    greeting, begin, rest = done.stdout.partition(_BEGIN)  # a login script there may have printed something first
+    if not begin or (greeting and not greeting.endswith("\n")):
         tail = tuple((done.stderr.strip() or done.stdout.strip()).splitlines()[-4:])
         raise EffectError(
             f"{shell.where} did not run a shell script (status {done.status})",
             hint="see that the user's shell there is sh, bash or another that takes a POSIX script",
             details=tail,
         )
-    return done.stdout
+    return begin + rest
 
 
 def integer(text: str | None) -> int | None:
