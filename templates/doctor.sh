@@ -73,7 +73,7 @@ small /etc/os-release /etc/default/grub /proc/filesystems /proc/cgroups
 small /proc/xen/capabilities /sys/hypervisor/type /sys/hypervisor/guest_type /sys/hypervisor/version/*
 small /sys/hypervisor/properties/capabilities /proc/device-tree/hypervisor/compatible
 small /run/systemd/container /run/.containerenv
-node /.dockerenv /proc/vz
+node /.dockerenv /proc/vz /run/systemd/system
 small /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name /sys/class/dmi/id/chassis_type
 small /sys/class/dmi/id/bios_vendor /sys/devices/system/clocksource/clocksource0/available_clocksource
 

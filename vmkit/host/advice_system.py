@@ -84,11 +84,13 @@ def _start_libvirt(facts: HostFacts) -> tuple[str, ...]:
     programs = {p.rpartition("/")[2] for p in facts.system.programs}
     if "virtqemud" in programs and "libvirtd" not in programs:
         return ("systemctl enable --now virtqemud.socket",)
+    if "libvirtd" in programs and facts.system.systemd is False:
+        return ("libvirtd -d    (there is no systemd here)",)
     if "libvirtd" in programs:
         return ("systemctl enable --now libvirtd",)
     if facts.system.programs and "debian" in facts.system.family:
         return ("apt-get install libvirt-daemon-system qemu-system", "systemctl enable --now libvirtd")
-    return ("install libvirt and QEMU; then: systemctl enable --now libvirtd",)
+    return ("install libvirt and QEMU, then start libvirtd",)
 
 
 def _versions(facts: HostFacts) -> Iterator[Finding]:

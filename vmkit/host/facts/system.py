@@ -31,6 +31,7 @@ class SystemFacts:
         groups: groups of the user who looked.
         programs: paths of the programs that matter.
         sockets: sockets of libvirt's daemons that are there.
+        systemd: systemd is the init system; None if unknown.
         complete: the capture reached its end.
     """
 
@@ -52,6 +53,7 @@ class SystemFacts:
     groups: tuple[str, ...]
     programs: tuple[str, ...]
     sockets: tuple[str, ...]
+    systemd: bool | None
     complete: bool
 
 
@@ -81,6 +83,7 @@ def read(tree: Tree) -> SystemFacts:
         groups=tuple(tree.text("@groups").split()),
         programs=tuple(tree.text("@programs").split()),
         sockets=tuple(sorted(p for p in tree.nodes if p.startswith("/run/libvirt/"))),
+        systemd=tree.has("/run/systemd/system"),
         complete=tree.complete,
     )
 
