@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any, Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -61,7 +60,10 @@ class Host:
         """
         uri = uri or default_uri()
         parts = _split(uri)
-        if parts is None or parts.scheme.partition("+")[0] not in _DRIVERS or "://" not in uri:
+        driver = parts.scheme.partition("+")[0] if parts else ""
+        # QEMU's paths are checked here, since libvirt does so only after it has reached a daemon.
+        wrong_path = parts and driver == "qemu" and parts.path not in ("/system", "/session", "/embed")
+        if driver not in _DRIVERS or "://" not in uri or wrong_path:
             raise SpecError(
                 f"{quoted(uri)} is not a libvirt URI",
                 path="--connect",
@@ -214,13 +216,6 @@ class Host:
         with translated("list of networks"):
             return {n.name(): bool(n.isActive()) for n in self.handle.listAllNetworks(0)}
 
-    def start_network(self, name: str) -> None:
-        """Start a defined network; nothing happens if it runs."""
-        with translated(f"start of network {name}"):
-            network = self.handle.networkLookupByName(name)
-            if not network.isActive():
-                network.create()
-
     def define_network(self, xml: str) -> None:
         """Define a network, start it, and have it start with the host."""
         with translated("definition of a network"):
@@ -249,13 +244,6 @@ class Host:
             handle.create(0)
             handle.setAutostart(1)
             return Pool(self, handle)
-
-
-@contextlib.contextmanager
-def both(first: str | None, second: str | None) -> Iterator[tuple[Host, Host]]:
-    """Connections to two hosts, with the event loop running."""
-    with Host.connect(first, events=True) as a, Host.connect(second, events=True) as b:
-        yield a, b
 
 
 def _split(uri: str) -> SplitResult | None:

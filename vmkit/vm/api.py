@@ -177,10 +177,6 @@ class Vms:
             )
         return done
 
-    def users_of_image(self, image: str) -> builtins.list[str]:
-        """Names of the VMs that were made from an image."""
-        return [row.name for row in self.list() if row.image == image]
-
 
 def _check_same(vm: Vm, spec: VmSpec) -> None:
     from vmkit.vm.spec import dump
