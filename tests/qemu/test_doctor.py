@@ -49,7 +49,12 @@ def test_facts_agree_with_other_programs(report: Report) -> None:
     assert facts.memory.page_size == int(said("getconf", "PAGESIZE"))
     assert facts.memory.total == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
     assert facts.kvm.device.present == Path("/dev/kvm").exists()
-    assert facts.libvirt.libvirt in said("virsh", "version", "--daemon")
+    virsh = ["virsh", "-c", "qemu:///system", "version", "--daemon"]
+    asked = subprocess.run(virsh, capture_output=True, text=True, timeout=60, check=False)
+    if asked.returncode == 0:
+        assert facts.libvirt.libvirt in asked.stdout
+    else:  # no libvirtd runs on this machine, and doctor must not know its version either
+        assert facts.libvirt.libvirt is None
 
 
 def test_it_agrees_with_virt_host_validate(report: Report) -> None:
