@@ -69,7 +69,7 @@ WRONG = [
     (["create", "a\nb"], 2, "name: 'a\\nb' cannot be a name"),
     (["create", "x" * 300], 2, "too long for a name"),
     (["create", "a", "--memory", "lots"], 2, "memory: 'lots' is not a size"),
-    (["create", "a", "--disk", "1G,bus=ide"], 2, "disks[0].bus"),
+    (["create", "a", "--disk", "1G,bus=floppy"], 2, "disks[0].bus"),
     (["create", "a", "--disk", "1G,bus"], 2, "'bus' is not KEY=VALUE"),
     (["create", "a", "--nic", "nowhere"], 3, "no network 'nowhere'"),
     (["create", "a", "--deadline", "soon"], 2, "--deadline: 'soon' is not a duration"),
@@ -100,7 +100,7 @@ def test_wrong_input_gives_one_clear_line_and_the_right_code(
 
 
 def test_bad_yaml_names_the_path_of_the_field(tmp_path: Path) -> None:
-    text = "vms:\n- name: a\n- name: b\n  disks:\n  - size: 1G\n  - size: 2G\n    bus: ide\n"
+    text = "vms:\n- name: a\n- name: b\n  disks:\n  - size: 1G\n  - size: 2G\n    bus: floppy\n"
     done = vmkit("apply", "-f", "-", home=tmp_path, stdin=text)
     assert done.returncode == 2
     assert "vms[1].disks[1].bus" in done.stderr

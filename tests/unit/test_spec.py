@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vmkit.errors import SpecError
 from vmkit.vm.spec import VmSpec, dump, load, parse
+from vmkit.vm.spec_checks import cpu_numbers
 
 FULL = {
     "name": "web1",
@@ -49,7 +50,7 @@ WRONG = [
     ({"name": "x", "memory": True}, "memory", "not a size"),
     ({"name": "x", "memory": [1]}, "memory", "not a size"),
     ({"name": "x", "accel": "hax"}, "accel", "invalid enum value 'hax'"),
-    ({"name": "x", "disks": [{"size": "1G"}, {"size": "1G", "bus": "ide"}]}, "disks[1].bus", "invalid enum value"),
+    ({"name": "x", "disks": [{"size": "1G"}, {"size": "1G", "bus": "floppy"}]}, "disks[1].bus", "invalid enum value"),
     ({"name": "x", "disks": [{"size": "1G", "sise": 3}]}, "disks[0].sise", "unknown field"),
     ({"name": "x", "disks": [{}]}, "disks[0].size", "needs a size"),
     ({"name": "x", "nics": [{"address": "10.0.0.1"}]}, "nics[0].address", "lacks its prefix"),
@@ -62,6 +63,50 @@ WRONG = [
     ({"name": "x", "image": "a/b"}, "image", "cannot be a name"),
     ({"name": "x", "meory": 1}, "meory", "unknown field"),
     ({"name": "x", "cpu": "--evil"}, "cpu", "cannot be right"),
+    ({"name": "x", "cpu": "emulated", "accel": "kvm"}, "cpu", "accel says kvm"),
+    ({"name": "x", "family": "computer"}, "family", "invalid enum value"),
+    ({"name": "x", "pinning": ["0"], "vcpus": 2}, "pinning", "1 entries for 2 vCPUs"),
+    ({"name": "x", "pinning": ["3-1"]}, "pinning[0]", "not a range"),
+    ({"name": "x", "pinning": ["one"]}, "pinning[0]", "not a list of CPUs"),
+    ({"name": "x", "pinning": "0-3"}, "pinning", "not a way of pinning"),
+    ({"name": "x", "numa": "left"}, "numa", "no NUMA node"),
+    ({"name": "x", "numa": -1}, "numa", "no NUMA node"),
+    ({"name": "x", "numa": 5000}, "numa", "between 0 and 1023"),
+    ({"name": "x", "hugepages": "4M"}, "hugepages", "invalid enum value"),
+    ({"name": "x", "hugepages": "1G", "memory": "512M"}, "memory", "no multiple of 1G"),
+    ({"name": "x", "locked": True, "balloon": True}, "balloon", "cannot be given back"),
+    ({"name": "x", "limits": {"cpu_shares": 0}}, "limits.cpu_shares", "between 1 and 10000"),
+    ({"name": "x", "limits": {"cpu_quota": 0}}, "limits.cpu_quota", "between 0.01"),
+    ({"name": "x", "limits": {"memory": "big"}}, "limits.memory", "not a size"),
+    ({"name": "x", "limits": {"cpu": 1}}, "limits.cpu", "unknown field"),
+    ({"name": "x", "devices": [{"address": "01:00.0"}]}, "devices[0].address", "not a PCI address"),
+    ({"name": "x", "devices": [{"address": "0000:01:00.0"}] * 2}, "devices[1].address", "twice"),
+    ({"name": "x", "disks": [{"io": "passthrough"}]}, "disks[0].source", "passthrough of what?"),
+    ({"name": "x", "disks": [{"io": "passthrough", "source": "/etc/x"}]}, "disks[0].source", "no block device"),
+    ({"name": "x", "disks": [{"io": "passthrough", "source": "/dev/../x"}]}, "disks[0].source", "no block device"),
+    ({"name": "x", "disks": [{"size": "1G", "source": "/dev/sdb"}]}, "disks[0].source", "only a passthrough disk"),
+    ({"name": "x", "disks": [{"size": "1G", "io": "virtio", "bus": "sata"}]}, "disks[0].bus", "io says virtio"),
+    ({"name": "x", "disks": [{"size": "1G", "io": "emulated", "bus": "scsi"}]}, "disks[0].bus", "io says emulated"),
+    ({"name": "x", "disks": [{"size": "1G", "io": "emulated", "queues": 2}]}, "disks[0].queues", "has none"),
+    ({"name": "x", "disks": [{"size": "1G", "queues": 0}]}, "disks[0].queues", "between 1 and 256"),
+    (
+        {"name": "x", "disks": [{"size": "1G", "limits": {"total_iops_sec": 1, "read_iops_sec": 1}}]},
+        "disks[0].limits.total_iops_sec",
+        "excludes",
+    ),
+    ({"name": "x", "nics": [{"io": "sriov", "model": "virtio"}]}, "nics[0].model", "io says sriov"),
+    ({"name": "x", "nics": [{"io": "emulated", "vhost": "on"}]}, "nics[0].vhost", "only virtio"),
+    ({"name": "x", "nics": [{"vlan": 3}]}, "nics[0].vlan", "only a virtual function"),
+    ({"name": "x", "nics": [{"io": "sriov", "vlan": 4095}]}, "nics[0].vlan", "between 1 and 4094"),
+    ({"name": "x", "nics": [{"io": "sriov", "pf": "a b"}]}, "nics[0].pf", "no interface's name"),
+    ({"name": "x", "nics": [{"io": "passthrough"}]}, "nics[0].device", "passthrough of what?"),
+    ({"name": "x", "nics": [{"device": "0000:01:00.0"}]}, "nics[0].device", "only a passthrough NIC"),
+    (
+        {"name": "x", "nics": [{"io": "sriov", "failover": True, "network": "user"}]},
+        "nics[0].network",
+        "cannot be on 'user'",
+    ),
+    ({"name": "x", "nics": [{"limits": {"inbound": 1}}]}, "nics[0].limits.inbound", "between 1K"),
     ([1, 2], "", "mapping"),
     ("web1", "", "mapping"),
 ]
@@ -80,6 +125,67 @@ def test_unknown_field_suggests_the_known_one() -> None:
     with pytest.raises(SpecError) as caught:
         parse({"name": "x", "meory": "1G"})
     assert caught.value.hint == "did you mean memory?"
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        ({"name": "x", "family": "computer"}, "did you mean compute?"),
+        ({"name": "x", "disks": [{"size": "1G", "io": "virtual"}]}, "did you mean virtio?"),
+        ({"name": "x", "nics": [{"io": "nothing like it"}]}, "one of auto, emulated, virtio, passthrough, sriov"),
+        ({"name": "x", "disks": [{"size": "1G", "limits": {"read_bytes": 1}}]}, "did you mean read_bytes_sec?"),
+        ({"name": "x", "limits": {"memry": 1}}, "did you mean memory?"),
+        ({"name": "x", "devices": [{"address": "01:00.0"}]}, "write it like 0000:01:00.0"),
+    ],
+)
+def test_near_misses_are_named(data: object, hint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse(data)
+    assert caught.value.hint == hint
+
+
+def test_every_field_round_trips() -> None:
+    data = {
+        "name": "big",
+        "family": "compute",
+        "guest": "windows",
+        "vcpus": 2,
+        "memory": 2 << 30,
+        "cpu": "host",
+        "pinning": ["2", "3-4,6"],
+        "numa": 1,
+        "hugepages": "1G",
+        "locked": True,
+        "balloon": False,
+        "limits": {"cpu_shares": 200, "cpu_quota": 1.5, "memory": 3 << 30, "io_weight": 50},
+        "devices": [{"address": "0000:01:00.0"}],
+        "disks": [
+            {"size": 1 << 30, "io": "virtio", "iothread": True, "queues": 4, "limits": {"total_bytes_sec": 1 << 20}},
+            {"io": "passthrough", "source": "/dev/disk/by-id/x"},
+        ],
+        "nics": [
+            {"io": "virtio", "vhost": "on", "queues": 2, "limits": {"inbound": 1 << 20}},
+            {"io": "passthrough", "device": "0000:02:00.0"},
+            {"io": "sriov", "pf": "eth1", "vlan": 7, "max_tx_rate": 100, "spoofcheck": False, "trust": True},
+        ],
+    }
+    spec = parse(data)
+    assert dump(spec) == data
+    assert parse(dump(spec)) == spec
+
+
+@pytest.mark.parametrize(("numa", "node"), [("auto", None), ("none", None), (0, 0), ("3", 3)])
+def test_numa_node(numa: object, node: int | None) -> None:
+    assert parse({"name": "x", "numa": numa}).numa_node == node
+
+
+def test_memory_auto_is_left_open() -> None:
+    assert parse({"name": "x", "memory": "auto"}) == parse({"name": "x"})
+
+
+@pytest.mark.parametrize(("text", "cpus"), [("2", (2,)), ("0-3", (0, 1, 2, 3)), ("4,0-1,1", (0, 1, 4))])
+def test_cpu_lists(text: str, cpus: tuple[int, ...]) -> None:
+    assert cpu_numbers(text, "pinning") == cpus
 
 
 def test_yaml_forms(tmp_path: Path) -> None:

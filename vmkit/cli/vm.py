@@ -10,6 +10,7 @@ import click
 
 from vmkit.cli.context import Context
 from vmkit.cli.render import emit, note, output_option, progress, show_plan
+from vmkit.cli.spec_flags import spec_of, spec_options
 from vmkit.errors import SpecError, VmkitError
 from vmkit.values import Bytes, parse_duration, show_duration
 
@@ -21,30 +22,7 @@ names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 
 @click.command()
 @click.argument("name")
-@click.option("--image", help="Image to boot, as vmkit image list names it.")
-@click.option("--vcpus", type=int, help="Virtual CPUs.  [default: 1]")
-@click.option("--memory", metavar="SIZE", help="Memory, as in 512M or 2G.  [default: 256M]")
-@click.option("--accel", help="auto, kvm or tcg.  [default: auto]")
-@click.option("--cpu", help="auto, host, maximum, or a CPU model.  [default: auto]")
-@click.option("--machine", help="auto, q35, pc, ...  [default: auto]")
-@click.option(
-    "--disk", "disks", multiple=True, metavar="SIZE[,KEY=VALUE]", help="A disk: size, image=, bus=. Repeat for more."
-)
-@click.option(
-    "--nic",
-    "nics",
-    multiple=True,
-    metavar="NETWORK[,KEY=VALUE]",
-    help="A NIC: network, address=, gateway=, mac=, model=. Repeat.",
-)
-@click.option("--cmdline", help="Appended to the kernel command line.")
-@click.option(
-    "--qemu-arg", "qemu_args", multiple=True, metavar="ARG", help="A further argument for QEMU. Repeat for more."
-)
-@click.option("--autostart", is_flag=True, help="Start it with the host.")
-@click.option(
-    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Free text kept with the VM. Repeat for more."
-)
+@spec_options
 @click.option("--wait/--no-wait", default=False, help="Return when the guest is ready.")
 @click.option("--deadline", default="90s", show_default=True, help="How long --wait waits.")
 @click.option("--no-start", is_flag=True, help="Leave it shut off.")
@@ -55,7 +33,7 @@ def create(
     context: Context, /, name: str, *, wait: bool, deadline: str, no_start: bool, plan: bool, output: str, **flags: Any
 ) -> None:
     """Create a VM from an image and start it."""
-    spec = _spec(name, flags)
+    spec = spec_of(name, flags)
     seconds = parse_duration(deadline, path="--deadline")
     vms = context.client().vms
     with progress() as reporter:
@@ -237,40 +215,6 @@ def wait(context: Context, name: str, *, layers: tuple[str, ...], deadline: str,
         _show_steps(ready)
     else:
         emit(ready, output=output)
-
-
-def _spec(name: str, flags: dict[str, Any]) -> dict[str, Any]:
-    """The spec as a file would have it; vmkit.vm.spec checks it."""
-    spec: dict[str, Any] = {"name": name}
-    for key in ("image", "vcpus", "memory", "accel", "cpu", "machine", "cmdline"):
-        if flags[key] is not None:
-            spec[key] = flags[key]
-    if flags["disks"]:
-        spec["disks"] = [_pairs(text, "size", f"--disk '{text}'") for text in flags["disks"]]
-    if flags["nics"]:
-        spec["nics"] = [_pairs(text, "network", f"--nic '{text}'") for text in flags["nics"]]
-    if flags["qemu_args"]:
-        spec["qemu_args"] = list(flags["qemu_args"])
-    if flags["autostart"]:
-        spec["autostart"] = True
-    if flags["labels"]:
-        spec["labels"] = dict(_pair(text, "--label") for text in flags["labels"])
-    return spec
-
-
-def _pairs(text: str, first: str, option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for i, part in enumerate(text.split(",")):
-        key, value = (first, part) if i == 0 and "=" not in part else _pair(part, option)
-        found[key] = value
-    return found
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise SpecError(f"'{text}' is not KEY=VALUE", path=option)
-    return key, value
 
 
 def _plain(row: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from vmkit.image.manifest import ImageKind
 from vmkit.plan import Choice, Plan, Step
 from vmkit.values import Bytes
 from vmkit.vm.facts import HostFacts
-from vmkit.vm.spec import Accel, Bus, DiskSpec, NicSpec, VmSpec
+from vmkit.vm.spec import Accel, Bus, DiskIo, DiskSpec, Family, NicIo, NicModel, NicSpec, VmSpec, dump
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MEMORY_SLACK: Final = 64 << 20
 """Bytes that QEMU takes beside the guest's memory: 40 to 60 MiB resident for small guests (measured with QEMU 10.0)."""
+DEFAULT_MEMORY: Final = 256 << 20
+"""Bytes of a guest that does not say, where its image needs no more."""
 SPACE_NEEDED: Final = 32 << 20
 """Bytes that have to be free for an overlay's metadata and the first writes of a boot."""
 
@@ -68,6 +70,22 @@ class Design:
         return "tcg" if self.domain_type == "qemu" else self.domain_type
 
 
+def _refuse_unbuilt(spec: VmSpec) -> None:
+    """Refuse what a spec may say and nothing here carries out yet."""
+    plain = dump(spec)
+    unbuilt = {"pinning", "hugepages", "locked", "balloon", "limits", "devices"}
+    fields = sorted(unbuilt & set(plain))
+    fields += ["family"] if spec.family is not Family.GENERAL else []
+    fields += ["numa"] if spec.numa not in ("auto", "none") else []
+    for kind in ("disks", "nics"):
+        for i, part in enumerate(plain.get(kind, ())):
+            wanted = {"iothread", "queues", "limits", "vhost"} & set(part)
+            assigned = part.get("io") in (NicIo.PASSTHROUGH.value, NicIo.SRIOV.value)
+            fields += [f"{kind}[{i}].{f}" for f in sorted(wanted | ({"io"} if assigned else set()))]
+    if fields:
+        raise UnsupportedError(f"{fields[0]}: not carried out by this version of vmkit", hint="leave it out")
+
+
 class _Reasons:
     """Collects choices in the order in which they are made."""
 
@@ -100,11 +118,13 @@ def decide(
             hint=f"take another name, or delete it first: vmkit delete {spec.name}",
         )
     image = images[spec.image] if spec.image else None
+    _refuse_unbuilt(spec)
+    memory = spec.memory if spec.memory is not None else max(DEFAULT_MEMORY, image.min_memory if image else 0)
     why = _Reasons()
     domain_type = _accelerator(spec, facts, why)
     machine = _machine(spec, facts, why)
     mode, model = _cpu(spec, facts, domain_type, why)
-    _size(spec, facts, image, why)
+    _size(spec, Bytes(memory), facts, image, why)
     disks = _disks(spec, facts, sizes, why)
     nics = tuple(d for i, nic in enumerate(spec.nics) if (d := _nic(nic, i, facts, why)))
     design = Design(
@@ -115,7 +135,7 @@ def decide(
         cpu_mode=mode,
         cpu_model=model,
         vcpus=spec.vcpus,
-        memory=spec.memory,
+        memory=Bytes(memory),
         cmdline=_cmdline(spec, image, why),
         disks=disks,
         nics=nics,
@@ -135,7 +155,7 @@ def _accelerator(spec: VmSpec, facts: HostFacts, why: _Reasons) -> str:
         why.chose("accel", kind, f"the only one that the driver {facts.driver} has")
         return kind
     kvm = facts.kvm
-    if spec.accel is Accel.TCG:
+    if spec.accel is Accel.TCG or spec.cpu == "emulated":
         why.chose("accel", "tcg", "asked for")
         return "qemu"
     if kvm is not None and kvm.works:
@@ -172,7 +192,7 @@ def _machine(spec: VmSpec, facts: HostFacts, why: _Reasons) -> str | None:
 def _cpu(spec: VmSpec, facts: HostFacts, domain_type: str, why: _Reasons) -> tuple[str | None, str | None]:
     if facts.driver != "QEMU":
         return None, None
-    match spec.cpu:
+    match spec.cpu if spec.cpu != "emulated" else "auto":
         case "auto" if domain_type == "kvm":
             why.chose("cpu", "host-model", "nearly all of the host's features, and can still move to a similar host")
             return "host-model", None
@@ -197,20 +217,20 @@ def _cpu(spec: VmSpec, facts: HostFacts, domain_type: str, why: _Reasons) -> tup
     return "custom", spec.cpu
 
 
-def _size(spec: VmSpec, facts: HostFacts, image: Image | None, why: _Reasons) -> None:
-    if image and spec.memory < image.min_memory:
+def _size(spec: VmSpec, memory: Bytes, facts: HostFacts, image: Image | None, why: _Reasons) -> None:
+    if image and memory < image.min_memory:
         raise SpecError(
-            f"{spec.memory} is less than the image '{image.name}' needs",
+            f"{memory} is less than the image '{image.name}' needs",
             path="memory",
             hint=f"{image.min_memory} or more",
         )
-    needed = spec.memory + MEMORY_SLACK
+    needed = memory + MEMORY_SLACK
     if facts.driver == "QEMU" and facts.memory_free is not None and needed > facts.memory_free:
         raise RefusedError(
             f"{spec.name} needs {Bytes(needed)} of memory, {facts.uri} has {Bytes(facts.memory_free)} free",
             hint="give it less memory, or stop another VM",
         )
-    why.chose("memory", spec.memory, "asked for" if spec.memory != VmSpec(name="x").memory else "the default")
+    why.chose("memory", memory, "asked for" if spec.memory is not None else "the default")
     why.chose("vcpus", spec.vcpus, "asked for" if spec.vcpus != 1 else "the default")
     if spec.vcpus > facts.cpus:
         why.warnings.append(f"{spec.vcpus} vCPUs on {facts.cpus} CPUs: they cannot all run at once")
@@ -221,7 +241,7 @@ def _disks(spec: VmSpec, facts: HostFacts, sizes: Mapping[str, int], why: _Reaso
     if not wanted and spec.image in sizes:
         wanted = (DiskSpec(),)
     designs: list[DiskDesign] = []
-    letters = {"virtio": "vd", "scsi": "sd", "sata": "sd"}
+    letters = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
     counts: dict[str, int] = {}
     for i, disk in enumerate(wanted):
         backing = disk.image if disk.image is not None else spec.image if i == 0 and spec.image in sizes else None
@@ -238,7 +258,8 @@ def _disks(spec: VmSpec, facts: HostFacts, sizes: Mapping[str, int], why: _Reaso
             )
         if not size:
             raise SpecError("needs a size", path=f"disks[{i}].size", hint="write it like 10G")
-        prefix = letters[disk.bus.value]
+        chosen = disk.bus or (Bus.SATA if disk.io is DiskIo.EMULATED else Bus.VIRTIO)
+        prefix = letters[chosen.value]
         device = prefix + _letters(counts.get(prefix, 0))
         counts[prefix] = counts.get(prefix, 0) + 1
         reason = (
@@ -249,9 +270,10 @@ def _disks(spec: VmSpec, facts: HostFacts, sizes: Mapping[str, int], why: _Reaso
             Bus.VIRTIO: "para-virtual, fastest without assigning a device",
             Bus.SCSI: "virtio-scsi: para-virtual, many disks on one controller",
             Bus.SATA: "emulated AHCI, for guests without virtio drivers",
+            Bus.IDE: "emulated IDE, for guests without AHCI drivers",
         }
-        why.chose(f"disks[{i}].bus", disk.bus.value, bus[disk.bus])
-        designs.append(DiskDesign(f"{spec.name}-{i}.qcow2", size, backing, disk.bus, device))
+        why.chose(f"disks[{i}].bus", chosen.value, bus[chosen])
+        designs.append(DiskDesign(f"{spec.name}-{i}.qcow2", size, backing, chosen, device))
     if designs and facts.pool_free is not None and facts.driver == "QEMU" and facts.pool_free < SPACE_NEEDED:
         raise RefusedError(
             f"no space: {Bytes(facts.pool_free)} left in {facts.pool_folder} on {facts.uri}",
@@ -295,9 +317,11 @@ def _nic(nic: NicSpec, i: int, facts: HostFacts, why: _Reasons) -> NicDesign | N
         "virtio": "para-virtual",
         "e1000": "emulated, for guests without virtio",
         "e1000e": "emulated, PCI Express",
+        "rtl8139": "emulated, the oldest",
     }
-    why.chose(f"{subject}.model", nic.model.value, models[nic.model.value])
-    return NicDesign(kind, source, nic.model.value, nic.mac.lower() if nic.mac else None)
+    model = nic.model or (NicModel.E1000E if nic.io is NicIo.EMULATED else NicModel.VIRTIO)
+    why.chose(f"{subject}.model", model.value, models[model.value])
+    return NicDesign(kind, source, model.value, nic.mac.lower() if nic.mac else None)
 
 
 def _auto_network(facts: HostFacts) -> tuple[str, str]:

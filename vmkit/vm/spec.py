@@ -4,74 +4,59 @@ from __future__ import annotations
 
 import difflib
 import enum
-import ipaddress
 import re
+import types
+import typing
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from vmkit.errors import SpecError
-from vmkit.values import Bytes, check_mac, check_name, quoted
+from vmkit.values import Bytes, quoted, to_plain
+from vmkit.vm.spec_checks import check_vm
+from vmkit.vm.spec_parts import (
+    Accel,
+    Bus,
+    DeviceSpec,
+    DiskIo,
+    DiskLimits,
+    DiskSpec,
+    Family,
+    Guest,
+    HugePages,
+    LimitsSpec,
+    NicIo,
+    NicLimits,
+    NicModel,
+    NicSpec,
+    Vhost,
+)
+
+__all__ = [
+    "Accel",
+    "Bus",
+    "DeviceSpec",
+    "DiskIo",
+    "DiskLimits",
+    "DiskSpec",
+    "Family",
+    "Guest",
+    "HugePages",
+    "LimitsSpec",
+    "NicIo",
+    "NicLimits",
+    "NicModel",
+    "NicSpec",
+    "Vhost",
+    "VmSpec",
+    "dump",
+    "load",
+    "parse",
+]
 
 FILE_LIMIT: Final = 1 << 20
 """Largest spec file that is read, bytes."""
-
-
-class Accel(enum.Enum):
-    """How guest instructions are executed."""
-
-    AUTO = "auto"
-    KVM = "kvm"
-    TCG = "tcg"
-
-
-class Bus(enum.Enum):
-    """How a disk is attached."""
-
-    VIRTIO = "virtio"
-    SCSI = "scsi"
-    SATA = "sata"
-
-
-class NicModel(enum.Enum):
-    """Which network card the guest sees."""
-
-    VIRTIO = "virtio"
-    E1000 = "e1000"
-    E1000E = "e1000e"
-
-
-class DiskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A disk. The first disk of a VM is an overlay of its image's disk unless it names another image.
-
-    Attributes:
-        size: virtual size; at least the image's, and that by default. Required for a disk without an image.
-        image: image whose disk it overlays; '' for an empty disk.
-        bus: how it is attached.
-    """
-
-    size: Bytes | None = None
-    image: str | None = None
-    bus: Bus = Bus.VIRTIO
-
-
-class NicSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A network card.
-
-    Attributes:
-        network: 'auto', 'user' (QEMU's own NAT), 'none', 'bridge:NAME', or the name of a libvirt network.
-        address: 'dhcp', 'none' or ADDRESS/PREFIX; given to guests that take it from the kernel command line.
-        gateway: default route that goes with a fixed address.
-        mac: MAC address; libvirt picks one if None.
-        model: which card the guest sees.
-    """
-
-    network: str = "auto"
-    address: str = "dhcp"
-    gateway: str | None = None
-    mac: str | None = None
-    model: NicModel = NicModel.VIRTIO
 
 
 class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -80,10 +65,21 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         name: 1 to 63 letters, digits, '.', '_' or '-'.
         image: name of an image of the store; None boots from an empty disk.
+        family: what it is for; sets the defaults of the fields below that say 'auto' or are left out.
+        guest: what runs in it; decides which para-virtual helpers it is offered.
         vcpus: 1 to 1024.
-        memory: at least 16 MiB.
+        memory: at least 16 MiB; 'auto' (None) is what the image needs, or what the family gives.
         accel: 'auto' takes KVM if a probe guest proves that it works, else TCG.
-        cpu: 'auto', 'host', 'maximum', or a CPU model that the host's libvirt knows.
+        cpu: 'auto', 'host', 'maximum', 'emulated' (TCG), or a CPU model that the host's libvirt knows.
+        pinning: 'none', 'auto' (cores of one NUMA node of their own), or a list of CPUs for each vCPU; None is what the
+            family says.
+        numa: 'auto', 'none', or the NUMA node that memory and vCPUs are taken from.
+        hugepages: which pages of the host back its memory; 'auto' takes huge ones if the family says so and they are
+            free.
+        locked: keep its memory from being swapped or moved; None is what the family says.
+        balloon: let the guest give memory back while it runs; None is yes, but for guests whose memory is pinned down.
+        limits: what it may take from its host.
+        devices: PCI devices of the host that are handed to it.
         machine: 'auto', or a machine type such as 'q35' or 'pc'.
         disks: empty means one overlay of the image's disk, where it has one.
         nics: default is one on the network 'auto'.
@@ -95,10 +91,19 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     name: str
     image: str | None = None
+    family: Family = Family.GENERAL
+    guest: Guest = Guest.LINUX
     vcpus: int = 1
-    memory: Bytes = Bytes(256 << 20)
+    memory: Bytes | None = None
     accel: Accel = Accel.AUTO
     cpu: str = "auto"
+    pinning: tuple[str, ...] | str | None = None
+    numa: int | str = "auto"
+    hugepages: HugePages = HugePages.AUTO
+    locked: bool | None = None
+    balloon: bool | None = None
+    limits: LimitsSpec = LimitsSpec()
+    devices: tuple[DeviceSpec, ...] = ()
     machine: str = "auto"
     disks: tuple[DiskSpec, ...] = ()
     nics: tuple[NicSpec, ...] = (NicSpec(),)
@@ -106,6 +111,12 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     qemu_args: tuple[str, ...] = ()
     autostart: bool = False
     labels: dict[str, str] = {}
+
+    @property
+    def numa_node(self) -> int | None:
+        """The NUMA node that was named; None for 'auto' and 'none'."""
+        text = str(self.numa)
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else None
 
 
 def parse(data: Any, *, at: str = "") -> VmSpec:
@@ -119,14 +130,18 @@ def parse(data: Any, *, at: str = "") -> VmSpec:
         SpecError: a field is unknown, of the wrong type or out of range; says which.
     """
     if isinstance(data, VmSpec):
-        return _checked(data, at)
+        check_vm(data, at)
+        return data
     if not isinstance(data, dict):
         raise SpecError(f"a VM is a mapping, not {type(data).__name__}", path=at, hint="begin with 'name: web1'")
+    if data.get("memory") == "auto":
+        data = {k: v for k, v in data.items() if k != "memory"}
     try:
         spec = msgspec.convert(data, VmSpec, dec_hook=_decode, str_keys=True)
     except msgspec.ValidationError as e:
         raise _spec_error(str(e), at) from e
-    return _checked(spec, at)
+    check_vm(spec, at)
+    return spec
 
 
 def load(path: Path | str) -> list[VmSpec]:
@@ -169,7 +184,8 @@ def load(path: Path | str) -> list[VmSpec]:
 
 def dump(spec: VmSpec) -> dict[str, Any]:
     """The spec as plain data, defaults left out: what `parse` takes."""
-    plain: dict[str, Any] = msgspec.to_builtins(spec, enc_hook=lambda v: int(v), str_keys=True)
+    # Lists where msgspec has tuples, so that it equals what comes back from JSON.
+    plain: dict[str, Any] = to_plain(msgspec.to_builtins(spec, enc_hook=lambda v: int(v), str_keys=True))
     return plain
 
 
@@ -206,70 +222,38 @@ def _spec_error(text: str, at: str) -> SpecError:
     match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", text, re.DOTALL)
     message, path = (match[1], match[2] or "") if match else (text, "")
     path = f"{at}{path}".lstrip(".")
-    if unknown := re.search(r"unknown field `(.*)`", message):
-        kind = DiskSpec if "disks[" in path else NicSpec if "nics[" in path else VmSpec
-        near = difflib.get_close_matches(unknown[1], kind.__struct_fields__, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(kind.__struct_fields__)}"
+    if unknown := re.search(r"unknown field `(.*)`", message, re.DOTALL):
+        kind = _kind_at(path, at)
+        fields = kind.__struct_fields__ if hasattr(kind, "__struct_fields__") else VmSpec.__struct_fields__
+        near = difflib.get_close_matches(unknown[1], fields, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(fields)}"
         return SpecError("unknown field", path=f"{path}.{unknown[1]}".lstrip("."), hint=hint)
+    if wrong := re.search(r"[Ii]nvalid enum value '(.*)'", message, re.DOTALL):
+        kind = _kind_at(path, at)
+        values = _values(kind)
+        near = difflib.get_close_matches(wrong[1].lower(), values, n=1, cutoff=0.5)
+        known = f"one of {', '.join(values)}" if values else None
+        return SpecError(
+            f"invalid enum value {quoted(wrong[1])}", path=path, hint=f"did you mean {near[0]}?" if near else known
+        )
     return SpecError(message[:1].lower() + message[1:].replace("`", "'"), path=path)
 
 
-def _checked(spec: VmSpec, at: str) -> VmSpec:
-    def path(field: str) -> str:
-        return f"{at}.{field}".lstrip(".")
-
-    check_name(spec.name, path=path("name"))
-    if spec.image is not None:
-        check_name(spec.image, path=path("image"))
-    if not 1 <= spec.vcpus <= 1024:
-        raise SpecError(f"{spec.vcpus} is not between 1 and 1024", path=path("vcpus"))
-    if not 16 << 20 <= spec.memory <= 1 << 50:
-        raise SpecError(
-            f"{spec.memory} is not between 16M and 1P", path=path("memory"), hint="write it like 512M or 2G"
-        )
-    for field in ("cpu", "machine"):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", getattr(spec, field)):
-            raise SpecError(f"{quoted(getattr(spec, field))} cannot be right", path=path(field))
-    for field in ("cmdline", "qemu_args"):
-        _check_text(getattr(spec, field), path(field))
-    for i, disk in enumerate(spec.disks):
-        _check_disk(disk, path(f"disks[{i}]"), has_image=spec.image is not None and i == 0)
-    for i, nic in enumerate(spec.nics):
-        _check_nic(nic, path(f"nics[{i}]"))
-    for key, value in spec.labels.items():
-        check_name(key, path=path("labels"))
-        _check_text(value, path(f"labels.{key}"))
-    return spec
+def _values(kind: Any) -> list[str]:
+    members: list[Any] = list(kind) if isinstance(kind, enum.EnumType) else []
+    return [str(m.value) for m in members]
 
 
-def _check_text(value: str | tuple[str, ...], path: str) -> None:
-    for text in (value,) if isinstance(value, str) else value:
-        if not text.isprintable():
-            raise SpecError(f"{quoted(text)} has characters that cannot be printed", path=path)
+def _kind_at(path: str, at: str) -> Any:
+    """The struct or enum that a path such as `disks[1].bus` leads to; None if it leads nowhere."""
+    kind: Any = VmSpec
+    for name in re.findall(r"[A-Za-z_]+", path.removeprefix(at)):
+        kind = _inner(typing.get_type_hints(kind).get(name)) if hasattr(kind, "__struct_fields__") else None
+    return kind
 
 
-def _check_disk(disk: DiskSpec, path: str, *, has_image: bool) -> None:
-    if disk.image:
-        check_name(disk.image, path=f"{path}.image")
-    elif disk.size is None and not (has_image and disk.image is None):
-        raise SpecError("an empty disk needs a size", path=f"{path}.size", hint="write it like 10G")
-    if disk.size is not None and not 1 << 20 <= disk.size <= 1 << 50:
-        raise SpecError(f"{disk.size} is not between 1M and 1P", path=f"{path}.size")
-
-
-def _check_nic(nic: NicSpec, path: str) -> None:
-    check_name(nic.network.removeprefix("bridge:"), path=f"{path}.network")
-    if nic.mac is not None:
-        check_mac(nic.mac, path=f"{path}.mac")
-    if nic.address not in ("dhcp", "none"):
-        try:
-            ipaddress.ip_interface(nic.address)
-        except ValueError as e:
-            raise SpecError(str(e), path=f"{path}.address", hint="write it like 192.0.2.10/24, or dhcp") from e
-        if "/" not in nic.address:
-            raise SpecError(f"{nic.address} lacks its prefix", path=f"{path}.address", hint=f"{nic.address}/24")
-    if nic.gateway is not None:
-        try:
-            ipaddress.ip_address(nic.gateway)
-        except ValueError as e:
-            raise SpecError(str(e), path=f"{path}.gateway", hint="write it like 192.0.2.1") from e
+def _inner(kind: Any) -> Any:
+    """X of `X | None` and of `tuple[X, ...]`."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) in (tuple, typing.Union):
+        return next((a for a in typing.get_args(kind) if a not in (type(None), Ellipsis)), None)
+    return kind
