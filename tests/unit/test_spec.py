@@ -75,7 +75,7 @@ WRONG = [
     ({"name": "x", "hugepages": "4M"}, "hugepages", "invalid enum value"),
     ({"name": "x", "hugepages": "1G", "memory": "512M"}, "memory", "no multiple of 1G"),
     ({"name": "x", "locked": True, "balloon": True}, "balloon", "cannot be given back"),
-    ({"name": "x", "limits": {"cpu_shares": 0}}, "limits.cpu_shares", "between 1 and 10000"),
+    ({"name": "x", "limits": {"cpu_shares": 0}}, "limits.cpu_shares", "between 2 and 10000"),
     ({"name": "x", "limits": {"cpu_quota": 0}}, "limits.cpu_quota", "between 0.01"),
     ({"name": "x", "limits": {"memory": "big"}}, "limits.memory", "not a size"),
     ({"name": "x", "limits": {"cpu": 1}}, "limits.cpu", "unknown field"),

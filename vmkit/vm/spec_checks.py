@@ -36,6 +36,10 @@ _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}\Z")
 """Names that Linux gives to network interfaces: at most 15 characters (IFNAMSIZ - 1)."""
 MAX_QUEUES: Final = 256
 """Queue pairs of a tap device (MAX_TAP_QUEUES of Linux' drivers/net/tun.c), and what libvirt passes on for a disk."""
+MAX_RATE: Final = 10**15
+"""Bytes or operations a second of a disk (QEMU's THROTTLE_VALUE_MAX)."""
+MAX_NIC_RATE: Final = Bytes((2**32 - 1) * 1000)
+"""Bytes a second of a NIC: libvirt keeps kilobytes in 32 bits."""
 MAX_CPU: Final = 8191
 """The highest CPU number of a distribution's kernel (NR_CPUS=8192)."""
 
@@ -71,7 +75,7 @@ def check_vm(spec: VmSpec, at: str) -> None:
         check_pci(device.address, path(f"devices[{i}].address"))
         if device.address in (d.address for d in spec.devices[:i]):
             raise SpecError(f"{device.address} is there twice", path=path(f"devices[{i}].address"))
-    _check_limits(spec.limits, path("limits"))
+    check_limits(spec.limits, path("limits"))
     for key, value in spec.labels.items():
         check_name(key, path=path("labels"))
         _check_text(value, path(f"labels.{key}"))
@@ -182,7 +186,7 @@ def _check_disk(disk: DiskSpec, path: str, *, has_image: bool) -> None:
     if disk.iothread and disk.bus is Bus.SCSI:
         raise SpecError("only a disk on virtio has one of its own", path=f"{path}.iothread", hint="bus: virtio has")
     between(disk.queues, 1, MAX_QUEUES, f"{path}.queues")
-    _check_disk_limits(disk.limits, f"{path}.limits")
+    check_disk_limits(disk.limits, f"{path}.limits")
 
 
 def _check_block_device(disk: DiskSpec, path: str) -> None:
@@ -198,11 +202,16 @@ def _check_block_device(disk: DiskSpec, path: str) -> None:
             raise SpecError("a passthrough disk is what its source is", path=f"{path}.{field}", hint="leave it out")
 
 
-def _check_disk_limits(limits: DiskLimits, path: str) -> None:
+def check_disk_limits(limits: DiskLimits, path: str) -> None:
+    """Refuse a disk's limits that QEMU or libvirt would not take.
+
+    Raises:
+        SpecError: a rate is out of range, or a total stands beside its parts.
+    """
     for kind in ("bytes", "iops"):
         total, read, write = (f"{what}_{kind}_sec" for what in ("total", "read", "write"))
         for field in (total, read, write):
-            between(getattr(limits, field), 1, 1 << 50, f"{path}.{field}", "leave it out for no limit")
+            between(getattr(limits, field), 1, MAX_RATE, f"{path}.{field}", "leave it out for no limit")
         if getattr(limits, total) and (getattr(limits, read) or getattr(limits, write)):
             raise SpecError(f"excludes {read} and {write}", path=f"{path}.{total}", hint="give the total or the parts")
 
@@ -225,7 +234,7 @@ def _check_nic(nic: NicSpec, path: str) -> None:
             raise SpecError(str(e), path=f"{path}.gateway", hint="write it like 192.0.2.1") from e
     _check_nic_io(nic, path)
     _check_assigned(nic, path)
-    _check_nic_limits(nic.limits, f"{path}.limits")
+    check_nic_limits(nic.limits, f"{path}.limits")
 
 
 def _check_nic_io(nic: NicSpec, path: str) -> None:
@@ -270,13 +279,27 @@ def _check_assigned(nic: NicSpec, path: str) -> None:
         )
 
 
-def _check_nic_limits(limits: NicLimits, path: str) -> None:
+def check_nic_limits(limits: NicLimits, path: str) -> None:
+    """Refuse a NIC's limits that libvirt would not take.
+
+    Raises:
+        SpecError: a rate is out of range.
+    """
     for field in ("inbound", "outbound"):
-        between(getattr(limits, field), Bytes(1024), Bytes(1 << 42), f"{path}.{field}", "bytes a second, like 10M")
+        between(getattr(limits, field), Bytes(1024), MAX_NIC_RATE, f"{path}.{field}", "bytes a second, like 10M")
 
 
-def _check_limits(limits: LimitsSpec, path: str) -> None:
-    between(limits.cpu_shares, 1, 10_000, f"{path}.cpu_shares", "100 is what every VM has by default")
+def check_limits(limits: LimitsSpec, path: str) -> None:
+    """Refuse limits of a VM that libvirt or the kernel would not take.
+
+    Shares: cgroup version 2 takes 1 to 10000, version 1 takes 2 to 262144 (libvirt's vircgroupv2.c; Linux'
+    sched/sched.h); what both take is allowed. Quota: at least 1 ms of each 100 ms (libvirt's QEMU_SCHED_MIN_QUOTA; the
+    kernel's min_cfs_quota_period). I/O weight: libvirt's documentation, 'Block I/O Tuning'.
+
+    Raises:
+        SpecError: one of them is out of range.
+    """
+    between(limits.cpu_shares, 2, 10_000, f"{path}.cpu_shares", "100 is what every VM has by default")
     between(limits.cpu_quota, 0.01, 8192, f"{path}.cpu_quota", "a number of CPUs, like 1.5")
     between(limits.memory, Bytes(16 << 20), Bytes(1 << 50), f"{path}.memory", "write it like 512M or 2G")
     between(limits.io_weight, 10, 1000, f"{path}.io_weight", "100 is what every VM has by default")

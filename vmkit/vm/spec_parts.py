@@ -111,8 +111,8 @@ class LimitsSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What the VM may take from its host.
 
     Attributes:
-        cpu_shares: weight against other VMs while CPUs are scarce, 1 to 10000 (cgroup v2's cpu.weight; default 100).
-        cpu_quota: CPUs that all its vCPUs together may use, as in 1.5.
+        cpu_shares: weight against other VMs while CPUs are scarce, 2 to 10000 (cgroup v2's cpu.weight; default 100).
+        cpu_quota: CPUs that the QEMU process may use, its vCPUs and its other threads together, as in 1.5.
         memory: cap of the whole QEMU process, which needs more than the guest's memory.
         io_weight: weight against other VMs while disks are busy, 10 to 1000.
     """
