@@ -16,9 +16,9 @@ import pytest
 from tests.qemu.conftest import OWN
 from vmkit.errors import ConflictError, EffectError
 from vmkit.hypervisor.host import Host
-from vmkit.lab import pair as making
 from vmkit.lab.api import Labs
 from vmkit.lab.layout import Layout
+from vmkit.lab.pair import build as making
 from vmkit.lab.reality import processes
 from vmkit.system.files import locked
 from vmkit.system.journal import records

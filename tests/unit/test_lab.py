@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmkit.errors import NotFoundError, RefusedError, SpecError
-from vmkit.lab import config
 from vmkit.lab.api import Labs
-from vmkit.lab.blueprint import Blueprint, blueprint, free_subnets, link_name, mac, subnets
-from vmkit.lab.layout import Layout, check_folder
+from vmkit.lab.layout import Layout
+from vmkit.lab.pair import config
+from vmkit.lab.pair import kind as pair_kind
+from vmkit.lab.pair.blueprint import Blueprint, blueprint, free_subnets, link_name, mac, subnets
 from vmkit.lab.state import LabState, Phase, load, save
 from vmkit.values import check_mac
 
@@ -100,13 +101,13 @@ def test_a_number_of_hosts_that_cannot_be(count: int) -> None:
 )
 def test_a_folder_that_a_lab_cannot_live_in(folder: str) -> None:
     with pytest.raises(RefusedError) as refused:
-        check_folder(Path(folder) / "lab/pair")
+        pair_kind.check_place(Layout(Path(folder) / "lab/pair"))
     assert "VMKIT_HOME" in (refused.value.hint or "")
 
 
 @pytest.mark.parametrize("folder", ["/var/lib/vmkit", "/tmp/pytest-of-root/pytest-0/home0", "/runs/x", "/home/a.b/c_d"])
 def test_a_folder_that_a_lab_can_live_in(folder: str) -> None:
-    check_folder(Path(folder) / "lab/pair")
+    pair_kind.check_place(Layout(Path(folder) / "lab/pair"))
 
 
 def test_the_lock_is_no_lab_and_the_alias_fits_and_tells_labs_apart() -> None:
@@ -206,7 +207,7 @@ def test_pool_and_network_are_what_the_other_parts_expect() -> None:
 def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     state = LabState("pair", "pair", "token", "2026-01-01T00:00:00+00:00", Phase.BUILDING)
-    for written in (state, state.at(Phase.BUILDING, plan(3)), replace(state, plan=plan()).at(Phase.UP)):
+    for written in (state, state.at(Phase.BUILDING, plan(3).plain()), replace(state, plan=plan().plain()).at(Phase.UP)):
         save(layout, written)
         assert load(layout) == written
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmkit.errors import ConflictError, NotFoundError, RefusedError, SpecError
-from vmkit.lab import config
-from vmkit.lab.blueprint import HostPlan, check_hosts
-from vmkit.lab.layout import Layout, check_folder
-from vmkit.lab.reality import HostReality, guests, inside, labs_with_processes, processes, running_hosts
+from vmkit.lab.kinds import KINDS, describe, kind_of
+from vmkit.lab.layout import Layout
+from vmkit.lab.model import Lab, LabHost, Ssh
+from vmkit.lab.reality import guests, inside, labs_with_processes, machines, processes
 from vmkit.lab.state import LabState, Phase, load, save
 from vmkit.lab.teardown import erase, exclusive, settled, tear_down
 from vmkit.progress import Note, Reporter, silent
@@ -22,79 +22,12 @@ from vmkit.system.journal import journalled
 from vmkit.system.process import Completed, replace, run
 from vmkit.values import check_name, quoted
 
-KINDS = ("pair",)
+if TYPE_CHECKING:
+    from vmkit.lab.kvm.options import KvmOptions
 
-
-@dataclass(frozen=True, slots=True)
-class Ssh:
-    """How to reach a host by ssh. `key` is the private key file, `known_hosts` the file with the host's own key."""
-
-    host: str
-    port: int
-    user: str
-    key: Path
-    known_hosts: Path
-
-
-@dataclass(frozen=True, slots=True)
-class LabHost:
-    """One host of a lab.
-
-    Attributes:
-        name: 'pair/h1': what `exec` takes.
-        lab, hostname, kind: 'pair', 'h1' and 'pair' (the kind of lab).
-        state: 'up', 'broken' or 'down'; 'unknown' where the caller is not root.
-        problem: what is wrong if it is not up, else ''.
-        uri: for libvirt, from this machine and from the lab's other hosts.
-        ssh: for ssh, from both as well.
-        address: of the host.
-        subnet: that hosts and guests share, 'A.B.C.0/24'.
-        gateway: address of this machine in it.
-        dhcp: first and last address that guests get by DHCP.
-        static: first and last address that is free for guests with fixed ones.
-        pid: number of the host's init on this machine; None if it does not run.
-    """
-
-    name: str
-    lab: str
-    hostname: str
-    kind: str
-    state: str
-    problem: str
-    uri: str
-    ssh: Ssh
-    address: str
-    subnet: str
-    gateway: str
-    dhcp: tuple[str, str]
-    static: tuple[str, str]
-    pid: int | None
-
+__all__ = ["Hosts", "Lab", "LabHost", "Labs", "Ssh"]
 
 Hosts = list[LabHost]
-
-
-@dataclass(frozen=True, slots=True)
-class Lab:
-    """A lab and its hosts. `state` is 'up' only if all of it is."""
-
-    name: str
-    kind: str
-    state: str
-    problem: str
-    folder: Path
-    hosts: tuple[LabHost, ...]
-
-    def host(self, hostname: str) -> LabHost:
-        """The host of this name ('h1').
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        for host in self.hosts:
-            if host.hostname == hostname:
-                return host
-        raise NotFoundError(f"the lab {self.name} has no host {quoted(hostname)}", hint="see: vmkit lab list")
 
 
 class Labs:
@@ -102,36 +35,51 @@ class Labs:
 
     # -- up and down
 
-    def up(self, kind: str = "pair", name: str | None = None, hosts: int = 2, reporter: Reporter = silent) -> Lab:
+    def up(
+        self,
+        kind: str = "pair",
+        name: str | None = None,
+        hosts: int | None = None,
+        reporter: Reporter = silent,
+        options: KvmOptions | None = None,
+    ) -> Lab:
         """Bring a lab up; one that is up already is returned as it is.
 
         What an earlier attempt left behind when it was killed, or what a reboot left, is removed first.
 
         Args:
-            kind: 'pair': hosts in namespaces of this machine.
+            kind: 'pair': hosts in namespaces of this machine; 'kvm': virtual machines that are KVM hosts.
             name: by default the kind.
-            hosts: how many, 2 to 8. Not looked at if the lab is up.
+            hosts: how many; a pair has 2 to 8 (default 2), a lab of nested hosts 1 to 4 (default 1).
             reporter: told of each step.
+            options: what nested hosts have; None for the defaults, or for what a lab that is up has.
 
         Raises:
-            RefusedError: not root.
+            RefusedError: not root, or this machine lacks the space or the memory.
             SpecError: no such kind, no such name, or a number of hosts that cannot be.
-            ConflictError: another process works on the lab, or it is broken and guests run in it.
+            ConflictError: another process works on the lab, it is up with other options, or it is broken and guests
+                run in it.
+            UnsupportedError: a program is missing, or this machine cannot run such hosts.
             EffectError, DeadlineError: it could not be brought up; nothing is left of it.
         """
-        if kind not in KINDS:
-            raise SpecError(f"{quoted(kind)} is not a kind of lab", path="kind", hint=f"there is: {', '.join(KINDS)}")
+        functions = kind_of(kind)
         layout = _layout(name or kind)
-        check_hosts(hosts)
-        _need_root(f"vmkit lab up {kind}")
-        check_folder(layout.folder)
+        wish = functions.wish(hosts, options)
+        _need_root(functions.needs_root(), f"vmkit lab up {kind}")
+        functions.check_place(layout)
         with exclusive(layout, wait=90.0):
             if ready := self._ready(layout, reporter):
-                return ready
+                return self._same(layout, ready, kind, wish if options or hosts else None)
             state = LabState(layout.name, kind, secrets.token_hex(8), _now(), Phase.BUILDING)
             with journalled("lab", layout.name, "up", folder=str(layout.folder), token=state.token):
-                self._build(layout, state, hosts, reporter)
-            return _describe(layout, load(layout) or state)
+                try:
+                    ensure_dir(layout.folder)
+                    save(layout, state)
+                    functions.build(layout, state, wish, reporter)
+                except BaseException:
+                    erase(layout)
+                    raise
+            return describe(layout, load(layout) or state)
 
     def down(self, name: str, reporter: Reporter = silent) -> None:
         """Tear a lab down: its guests, processes, network and files. Works on a lab in any condition.
@@ -149,7 +97,9 @@ class Labs:
             return
         if not any(p.exists() for p in (layout.folder, layout.lock)) and not processes(layout):
             raise _unknown(name, self._names())
-        _need_root(f"vmkit lab down {name}")
+        state = load(layout)
+        why = kind_of(state.kind if state and state.kind in KINDS else "pair").needs_root()
+        _need_root(why, f"vmkit lab down {name}")
         with exclusive(layout, wait=5.0):
             tear_down(layout, reporter)
 
@@ -178,7 +128,7 @@ class Labs:
         state = load(layout)
         if state is None:
             return Lab(name, "pair", "broken", "its state file is missing", layout.folder, ())
-        return _describe(layout, state)
+        return describe(layout, state)
 
     def find(self, host: str) -> LabHost:
         """A host by 'LAB/HOST', or by its own name where only one lab has such a host.
@@ -210,7 +160,7 @@ class Labs:
             NotFoundError: no such host.
             ConflictError: the host does not run.
         """
-        replace(self._entering(host, argv))
+        replace(self._entering(host, argv, terminal=sys.stdin.isatty() and sys.stdout.isatty()))
 
     def run(
         self, host: str, argv: Sequence[str], *, stdin: str | bytes | None = None, timeout: float = 120.0
@@ -223,18 +173,18 @@ class Labs:
             ConflictError: the host does not run.
             DeadlineError: it did not end within `timeout` seconds.
         """
-        return run(self._entering(host, argv), stdin=stdin, timeout=timeout, check=False)
+        return run(self._entering(host, argv, terminal=False), stdin=stdin, timeout=timeout, check=False)
 
-    def _entering(self, host: str, argv: Sequence[str]) -> Sequence[str]:
+    def _entering(self, host: str, argv: Sequence[str], *, terminal: bool) -> Sequence[str]:
         if not argv:
             raise SpecError("no program was named", path="CMD", hint=f"vmkit lab exec {host} -- virsh list")
-        _need_root(f"vmkit lab exec {host} -- ...")
         found = self.find(host)
+        functions = kind_of(found.kind)
+        _need_root(functions.needs_root(), f"vmkit lab exec {host} -- ...")
         if found.pid is None:
-            raise ConflictError(f"the host {found.name} is {found.state}: {found.problem}", hint=_again(found.lab))
-        enter = ["nsenter", f"--target={found.pid}", "--net", "--mount", "--uts", "--pid", "--"]
-        # These would lead virsh and vmkit in the host to some other host.
-        return [*enter, "env", "-u", "LIBVIRT_DEFAULT_URI", "-u", "VMKIT_CONNECT", f"HOME={config.HOME}", *argv]
+            problem = f"the host {found.name} is {found.state}: {found.problem}"
+            raise ConflictError(problem, hint=_again(found.lab, found.kind))
+        return functions.entering(_layout(found.lab), found, argv, terminal)
 
     # -- parts
 
@@ -245,30 +195,30 @@ class Labs:
             return None
         state = load(layout)
         if state is not None and state.phase is Phase.UP:
-            lab = _describe(layout, state)
+            lab = describe(layout, state)
             if lab.state == "up":
                 reporter(Note(f"the lab {lab.name} is up already"))
                 return lab
             if running := guests(processes(layout)):
+                what = "hosts" if machines(layout) else "guests"
                 raise ConflictError(
-                    f"the lab {lab.name} is broken ({lab.problem}), and {len(running)} guests still run in it",
-                    hint=_again(lab.name),
+                    f"the lab {lab.name} is broken ({lab.problem}), and {len(running)} {what} still run in it",
+                    hint=_again(lab.name, lab.kind),
                 )
         reporter(Note(f"removing what an earlier lab {layout.name} left behind", warning=True))
         erase(layout)
         return None
 
     @staticmethod
-    def _build(layout: Layout, state: LabState, hosts: int, reporter: Reporter) -> None:
-        from vmkit.lab import pair
-
-        try:
-            ensure_dir(layout.folder)
-            save(layout, state)
-            pair.build(layout, state, hosts, reporter)
-        except BaseException:
-            erase(layout)
-            raise
+    def _same(layout: Layout, lab: Lab, kind: str, wish: object) -> Lab:
+        """The lab that is up, if it is of the kind and as is wished for."""
+        state = load(layout)
+        if lab.kind != kind:
+            hint = f"choose another name: vmkit lab up {kind} --name NAME"
+            raise ConflictError(f"the lab {lab.name} is up, and is of the kind {lab.kind}", hint=hint)
+        if state is not None and wish is not None:
+            kind_of(kind).check_same(state, wish)
+        return lab
 
     @staticmethod
     def _names() -> Sequence[str]:
@@ -281,67 +231,15 @@ class Labs:
             return []
 
 
-def _describe(layout: Layout, state: LabState) -> Lab:
-    hosts, switch = running_hosts(layout, state)
-    plan = state.plan
-    rows = [] if plan is None else [_row(layout, state, h, hosts.get(h.name), switch) for h in plan.hosts]
-    if not rows:
-        return Lab(layout.name, state.kind, "broken", f"it is {state.phase.value}", layout.folder, ())
-    states = {r.state for r in rows}
-    overall = states.pop() if len(states) == 1 else "broken"
-    problem = "; ".join(dict.fromkeys(f"{r.hostname}: {r.problem}" for r in rows if r.problem))
-    return Lab(layout.name, state.kind, overall, problem, layout.folder, tuple(rows))
-
-
-def _row(layout: Layout, state: LabState, host: HostPlan, reality: HostReality | None, switch: bool) -> LabHost:
-    plan = state.plan
-    assert plan is not None  # noqa: S101 - a host comes from a plan
-    problems = []
-    if state.phase is not Phase.UP:
-        problems.append(f"the lab is {state.phase.value}")
-    if os.geteuid() != 0:
-        problems.append("only root can see whether it runs")
-    elif reality is None:
-        problems.append("it does not run")
-    elif reality.missing:
-        problems.append(f"{' and '.join(reality.missing)} has ended")
-    if not switch and os.geteuid() == 0:
-        problems.append("the lab's switch does not run")
-    return LabHost(
-        name=f"{layout.name}/{host.name}",
-        lab=layout.name,
-        hostname=host.name,
-        kind=state.kind,
-        state=_state(reality, problems),
-        problem=", ".join(problems),
-        uri=config.uri(layout, host),
-        ssh=Ssh(host.address, 22, "root", layout.key, layout.known_hosts),
-        address=host.address,
-        subnet=str(plan.subnet),
-        gateway=plan.gateway,
-        dhcp=plan.dhcp,
-        static=plan.static,
-        pid=reality.init if reality else None,
-    )
-
-
-def _state(reality: HostReality | None, problems: Sequence[str]) -> str:
-    if os.geteuid() != 0:
-        return "unknown"
-    if not problems:
-        return "up"
-    return "down" if reality is None else "broken"
-
-
 def _layout(name: str) -> Layout:
     if inside():
         raise _inside()
     return Layout.of(home(), check_name(name))
 
 
-def _need_root(command: str) -> None:
-    if os.geteuid() != 0:
-        raise RefusedError("a lab is made of namespaces and daemons that only root may start", hint=f"sudo {command}")
+def _need_root(why: str, command: str) -> None:
+    if why and os.geteuid() != 0:
+        raise RefusedError(why, hint=f"sudo {command}")
 
 
 def _inside() -> RefusedError:
@@ -355,8 +253,8 @@ def _unknown(name: str, known: Sequence[str]) -> NotFoundError:
     return NotFoundError(f"no lab named {quoted(name)}", hint=there)
 
 
-def _again(name: str) -> str:
-    return f"vmkit lab down {name} && vmkit lab up pair --name {name}"
+def _again(name: str, kind: str) -> str:
+    return f"vmkit lab down {name} && vmkit lab up {kind} --name {name}"
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,11 @@ from vmkit.errors import RefusedError
 MARK: Final = "VMKIT_LAB"
 """Environment variable of every process that a lab starts; its value is the lab's folder."""
 
+FURNISHED: Final = "/run/vmkit-lab"
+"""Folder that the init of a host in namespaces makes in the host's own /run. Before it is there, /run may still be the
+machine's."""
+
 _PLAIN = re.compile(r"/[A-Za-z0-9._/+@-]*\Z")
-# Hosts have file systems of their own here, so a lab's folder below one of them would be out of their sight.
-_HIDDEN: Final = ("/run", "/sys", "/proc", "/var/run", "/var/log", "/var/lib/libvirt", "/var/cache/libvirt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,12 @@ class Layout:
         return self.folder / part / "log"
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, hidden: Iterable[str] = ()) -> None:
     """See that a lab's folder can be named in the configuration of every program involved, and seen by the hosts.
+
+    Args:
+        folder: of the lab.
+        hidden: folders below which it cannot be.
 
     Raises:
         RefusedError: it cannot.
@@ -94,6 +101,6 @@ def check_folder(folder: Path) -> None:
         raise RefusedError(
             f"a lab's folder holds letters, digits and ./_+@- only, and {str(folder)!r} does not", hint=hint
         )
-    for hidden in _HIDDEN:
-        if folder.is_relative_to(hidden):
-            raise RefusedError(f"a lab cannot live below {hidden}, where its hosts have files of their own", hint=hint)
+    for other in hidden:
+        if folder.is_relative_to(other):
+            raise RefusedError(f"a lab cannot live below {other}, where its hosts have files of their own", hint=hint)

@@ -5,76 +5,49 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vmkit.errors import DeadlineError, EffectError
-from vmkit.lab.config import DAEMONS, FURNISHED
-from vmkit.lab.layout import MARK, Layout
-from vmkit.lab.state import LabState
+from vmkit.lab.layout import FURNISHED, MARK, Layout
 from vmkit.system.clock import Deadline
 from vmkit.system.files import sync_dir
 from vmkit.system.mounts import mounts_under
-from vmkit.system.namespaces import Resident, residents
+from vmkit.system.namespaces import Resident, own_networks, residents
 from vmkit.system.process import ProcessId
-
-
-@dataclass(frozen=True, slots=True)
-class HostReality:
-    """A host that runs.
-
-    Attributes:
-        init: number of its first process, as this PID namespace sees it.
-        missing: daemons that should run in it and do not.
-    """
-
-    init: int
-    missing: tuple[str, ...]
 
 
 def processes(layout: Layout) -> list[Resident]:
     """Every process of the lab: those that carry its mark, and those that share a namespace with one that does.
 
-    Processes of the machine's own network namespace are never among them.
+    Of the machine's own network namespace only virtual machines that carry the mark are among them.
     """
+    own = own_networks()
     everyone = residents(MARK)
-    networks = {r.network for r in everyone if r.mark == str(layout.folder)}
-    return [r for r in everyone if r.network in networks]
+    networks = {r.network for r in everyone if r.mark == str(layout.folder)} - own
+    return [r for r in everyone if r.network in networks or _machine_of(r, layout.folder)]
+
+
+def machines(layout: Layout) -> list[Resident]:
+    """The lab's virtual machines in this machine's own network namespace."""
+    return [r for r in residents(MARK) if _machine_of(r, layout.folder)]
+
+
+def _machine_of(resident: Resident, folder: Path) -> bool:
+    return resident.mark == str(folder) and resident.command.startswith("qemu-system")
 
 
 def labs_with_processes(folder: Path) -> set[str]:
     """Names of the labs below `folder` that have processes, whether their files are there or not."""
-    return {Path(r.mark).name for r in residents(MARK) if r.mark and Path(r.mark).parent == folder}
+    own = own_networks()
+    marked = {
+        Path(r.mark) for r in residents(MARK) if r.mark and (r.network not in own or _machine_of(r, Path(r.mark)))
+    }
+    return {path.name for path in marked if path.parent == folder}
 
 
 def inside() -> bool:
-    """Whether this process runs in a lab's host, from where labs cannot be seen whole."""
+    """Whether this process runs in a host made of namespaces, from where labs cannot be seen whole."""
     return Path(FURNISHED).exists()
-
-
-def running_hosts(layout: Layout, state: LabState) -> tuple[dict[str, HostReality], bool]:
-    """The hosts that run, by name; and whether the switch does."""
-    names = {h.name for h in state.plan.hosts} if state.plan else set()
-    mine = processes(layout)
-    hosts = {}
-    for init in mine:
-        if not init.mark or init.inner_pid != 1:
-            continue
-        name = _hostname(init)
-        if name in names:
-            commands = {r.command for r in mine if r.pids == init.pids}
-            hosts[name] = HostReality(init.id.pid, tuple(d for d in DAEMONS if d not in commands))
-    return hosts, any(r.mark and r.command == "dnsmasq" for r in mine)
-
-
-def _hostname(init: Resident) -> str:
-    """A host's name is in the argument of its init: .../lab/pair/h1/init.json."""
-    try:
-        words = Path(f"/proc/{init.id.pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    path = next((w.decode(errors="replace") for w in words if w.endswith(b"/init.json")), "")
-    return Path(path).parent.name
 
 
 def guests(found: Sequence[Resident]) -> list[Resident]:

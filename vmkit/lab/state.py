@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict, dataclass, replace
-from ipaddress import IPv4Network
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vmkit.lab.blueprint import Blueprint, HostPlan
 from vmkit.lab.layout import Layout
 from vmkit.system.files import write_atomic
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Phase(enum.Enum):
@@ -29,7 +27,7 @@ class LabState:
 
     Attributes:
         token: random, so that a lab is not mistaken for a later one of the same name.
-        plan: None until a subnet is settled.
+        plan: what the kind's blueprint says of itself, in plain JSON values; None until it is settled.
     """
 
     name: str
@@ -37,9 +35,9 @@ class LabState:
     token: str
     created: str
     phase: Phase
-    plan: Blueprint | None = None
+    plan: dict[str, Any] | None = None
 
-    def at(self, phase: Phase, plan: Blueprint | None = None) -> LabState:
+    def at(self, phase: Phase, plan: dict[str, Any] | None = None) -> LabState:
         """The same lab in another phase, and with its blueprint once that is known."""
         return replace(self, phase=phase, plan=plan or self.plan)
 
@@ -57,39 +55,18 @@ def save(layout: Layout, state: LabState) -> None:
         "token": state.token,
         "created": state.created,
         "phase": state.phase.value,
-        "plan": None if state.plan is None else asdict(replace(state.plan, hosts=())) | _written(state.plan),
+        "plan": state.plan,
     }
     write_atomic(layout.state, json.dumps(body, indent=1))
-
-
-def _written(plan: Blueprint) -> dict[str, Any]:
-    return {"subnet": str(plan.subnet), "hosts": [asdict(h) for h in plan.hosts]}
 
 
 def load(layout: Layout) -> LabState | None:
     """What is written down of a lab; None if nothing is, or nothing that this version can read."""
     try:
         body = json.loads(layout.state.read_text())
-        return LabState(
-            body["name"],
-            body["kind"],
-            body["token"],
-            body["created"],
-            Phase(body["phase"]),
-            None if body["plan"] is None else _plan(body["plan"]),
-        )
+        plan = body["plan"]
+        if plan is not None and not isinstance(plan, dict):
+            return None
+        return LabState(body["name"], body["kind"], body["token"], body["created"], Phase(body["phase"]), plan)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
-
-
-def _plan(body: dict[str, Any]) -> Blueprint:
-    return Blueprint(
-        subnet=IPv4Network(body["subnet"]),
-        link=body["link"],
-        gateway=body["gateway"],
-        switch=body["switch"],
-        switch_mac=body["switch_mac"],
-        dhcp=(body["dhcp"][0], body["dhcp"][1]),
-        static=(body["static"][0], body["static"][1]),
-        hosts=tuple(HostPlan(**h) for h in body["hosts"]),
-    )

@@ -94,24 +94,39 @@ class Resident:
     mark: str
 
 
+def own_networks() -> set[int]:
+    """Network namespaces that are the machine's own: the caller's, and that of its init."""
+    return {n for who in ("self", "1") if (n := namespace_of(who, "net"))}
+
+
 def residents(variable: str) -> list[Resident]:
-    """Every process of other network namespaces than the caller's and init's.
+    """Every process of other network namespaces than the machine's own, and of these every one that has a variable.
 
     Args:
         variable: what `mark` is read from, in the environment that each was started with (proc_pid_environ(5)).
     """
     prefix = f"{variable}=".encode()
-    ours = {n for who in ("self", "1") if (n := namespace_of(who, "net"))}
+    ours = own_networks()
     found = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
         network = namespace_of(entry.name, "net")
-        if network is None or network in ours:
+        if network is None or (network in ours and not _has(entry.name, prefix)):
             continue
         if resident := _resident(int(entry.name), network, prefix):
             found.append(resident)
     return found
+
+
+def _has(pid: str, prefix: bytes) -> bool:
+    """Whether a process was started with a variable; cheap, since it is asked of every process of the machine."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as f:  # noqa: PTH123
+            text = f.read()
+    except OSError:
+        return False
+    return text.startswith(prefix) or b"\0" + prefix in text
 
 
 def _resident(pid: int, network: int, prefix: bytes) -> Resident | None:

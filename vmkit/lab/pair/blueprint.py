@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
-from typing import Final
+from typing import Any, Final
 
 from vmkit.errors import RefusedError, SpecError
 
@@ -51,6 +51,30 @@ class Blueprint:
     dhcp: tuple[str, str]
     static: tuple[str, str]
     hosts: tuple[HostPlan, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **asdict(self),
+            "subnet": str(self.subnet),
+            "dhcp": list(self.dhcp),
+            "static": list(self.static),
+            "hosts": [asdict(h) for h in self.hosts],
+        }
+
+    @classmethod
+    def parse(cls, plain: dict[str, Any]) -> Blueprint:
+        """Read what `plain` gave."""
+        return cls(
+            subnet=IPv4Network(plain["subnet"]),
+            link=plain["link"],
+            gateway=plain["gateway"],
+            switch=plain["switch"],
+            switch_mac=plain["switch_mac"],
+            dhcp=(plain["dhcp"][0], plain["dhcp"][1]),
+            static=(plain["static"][0], plain["static"][1]),
+            hosts=tuple(HostPlan(**h) for h in plain["hosts"]),
+        )
 
 
 def subnets(name: str) -> Iterator[IPv4Network]:

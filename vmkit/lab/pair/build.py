@@ -14,11 +14,11 @@ from xml.etree import ElementTree as ET
 
 from vmkit.errors import DeadlineError, EffectError, VmkitError
 from vmkit.hypervisor.host import Host
-from vmkit.lab import config
-from vmkit.lab.blueprint import Blueprint, HostPlan, blueprint, free_subnets
-from vmkit.lab.layout import MARK, Layout
-from vmkit.lab.network import Wires, wired
-from vmkit.lab.reality import running_hosts
+from vmkit.lab.layout import FURNISHED, MARK, Layout
+from vmkit.lab.pair import config
+from vmkit.lab.pair.blueprint import Blueprint, HostPlan, blueprint, free_subnets
+from vmkit.lab.pair.network import Wires, wired
+from vmkit.lab.pair.reality import running_hosts
 from vmkit.lab.state import LabState, Phase, save
 from vmkit.progress import Finished, Reporter, Started
 from vmkit.system.clock import Deadline, stopwatch
@@ -61,7 +61,7 @@ def build(layout: Layout, state: LabState, hosts: int, reporter: Reporter) -> La
 
     def settled(plan: Blueprint) -> None:
         nonlocal current
-        current = state.at(Phase.BUILDING, plan)
+        current = state.at(Phase.BUILDING, plan.plain())
         save(layout, current)
 
     with wired(_plans(layout.name, hosts), settled, layout.alias) as (plan, wires):
@@ -69,8 +69,8 @@ def build(layout: Layout, state: LabState, hosts: int, reporter: Reporter) -> La
             _write_files(layout, plan, found)
         with _step(reporter, "hosts", ", ".join(h.name for h in plan.hosts)):
             supervisors = _start(layout, plan, wires, found)
-    _all_answer(layout, current, plan, supervisors, reporter)
-    if not running_hosts(layout, current)[1]:
+    _all_answer(layout, plan, supervisors, reporter)
+    if not running_hosts(layout, plan)[1]:
         raise EffectError("the lab's DHCP server ended while it started", details=_log_tails(layout, "switch"))
     current = current.at(Phase.UP)
     save(layout, current)
@@ -151,7 +151,7 @@ def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]
                         sys.executable,
                         "-P",
                         "-m",
-                        "vmkit.lab.init",
+                        "vmkit.lab.pair.init",
                         layout.host(host.name) / "init.json",
                     ),
                 ],
@@ -164,9 +164,7 @@ def _start(layout: Layout, plan: Blueprint, wires: Wires, found: dict[str, Path]
 # -- answers
 
 
-def _all_answer(
-    layout: Layout, state: LabState, plan: Blueprint, supervisors: dict[str, ProcessId], reporter: Reporter
-) -> None:
+def _all_answer(layout: Layout, plan: Blueprint, supervisors: dict[str, ProcessId], reporter: Reporter) -> None:
     """Wait for all hosts at once. The first failure is raised at once; threads that hang in libvirt are left behind,
     and the tear-down that follows, which ends their servers, ends them.
     """
@@ -175,7 +173,7 @@ def _all_answer(
 
     def wait_for(host: HostPlan) -> None:
         try:
-            _answers(layout, state, host, supervisors[host.name], deadline, reporter)
+            _answers(layout, plan, host, supervisors[host.name], deadline, reporter)
             outcomes.put(None)
         except BaseException as e:
             outcomes.put(e)
@@ -194,11 +192,11 @@ def _all_answer(
 
 
 def _answers(
-    layout: Layout, state: LabState, host: HostPlan, supervisor: ProcessId, deadline: Deadline, reporter: Reporter
+    layout: Layout, plan: Blueprint, host: HostPlan, supervisor: ProcessId, deadline: Deadline, reporter: Reporter
 ) -> None:
     """Wait until the host's libvirt and ssh answer, and give it its storage pool and network."""
     with _step(reporter, f"libvirt on {host.name}"):
-        init = _wait_for_socket(layout, state, host, supervisor, deadline)
+        init = _wait_for_socket(layout, plan, host, supervisor, deadline)
         try:
             _furnish(layout, host, init)
         except VmkitError as e:
@@ -209,19 +207,19 @@ def _answers(
             raise _failed(layout, host, f"ssh to {host.name}: {done.stderr.strip() or f'status {done.status}'}")
 
 
-def _wait_for_socket(layout: Layout, state: LabState, host: HostPlan, supervisor: ProcessId, deadline: Deadline) -> int:
+def _wait_for_socket(layout: Layout, plan: Blueprint, host: HostPlan, supervisor: ProcessId, deadline: Deadline) -> int:
     """Number of the host's init, once its libvirtd listens."""
 
     def probe() -> int | None:
         if not supervisor.alive():
             raise _failed(layout, host, f"the host {host.name} ended while it started")
-        reality = running_hosts(layout, state)[0].get(host.name)
+        reality = running_hosts(layout, plan)[0].get(host.name)
         if reality is None:
             return None
         root = f"/proc/{reality.init}/root"
-        for ended in Path(root + config.FURNISHED).glob("*"):
+        for ended in Path(root + FURNISHED).glob("*"):
             raise _failed(layout, host, f"{host.name} cannot start: {ended.read_text().strip()}")
-        there = Path(root + config.FURNISHED).exists() and Path(root + config.LIBVIRT_SOCKET).exists()
+        there = Path(root + FURNISHED).exists() and Path(root + config.LIBVIRT_SOCKET).exists()
         return reality.init if there else None
 
     try:

@@ -1,4 +1,4 @@
-"""The first process of a lab host: python -m vmkit.lab.init CONFIG, in fresh mount, UTS and PID namespaces.
+"""The first process of a lab host: python -m vmkit.lab.pair.init CONFIG, in fresh mount, UTS and PID namespaces.
 
 It makes the host's view of the file system, starts its daemons, and then only collects the dead. When it dies the
 kernel kills everything else in its PID namespace (pid_namespaces(7)), which is how a host is switched off.
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from vmkit.errors import VmkitError
-from vmkit.lab.config import FURNISHED, HOME, InitConfig
-from vmkit.lab.layout import MARK
+from vmkit.lab.layout import FURNISHED, MARK
+from vmkit.lab.pair.config import HOME, InitConfig
 from vmkit.system import mounts
 from vmkit.system.namespaces import set_hostname
 from vmkit.system.process import spawn

@@ -8,8 +8,8 @@ from typing import Any, Final
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
-from vmkit.lab.blueprint import Blueprint, HostPlan
-from vmkit.lab.layout import Layout
+from vmkit.lab.layout import FURNISHED, Layout
+from vmkit.lab.pair.blueprint import Blueprint, HostPlan
 
 BRIDGE: Final = "br0"
 DOMAIN: Final = "lab"
@@ -17,8 +17,6 @@ DAEMONS: Final = ("sshd", "virtlogd", "libvirtd")
 LIBVIRT_SOCKET: Final = "/run/libvirt/libvirt-sock"
 HOME: Final = "/run/root"
 """Home of root in a host: empty, and gone with the host."""
-FURNISHED: Final = "/run/vmkit-lab"
-"""Folder that a host's init makes in the host's own /run. Before it is there, /run may still be the machine's."""
 
 
 @dataclass(frozen=True, slots=True)

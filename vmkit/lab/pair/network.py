@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vmkit.errors import ConflictError, RefusedError
-from vmkit.lab.blueprint import PREFIX, Blueprint
-from vmkit.lab.config import BRIDGE
+from vmkit.lab.pair.blueprint import PREFIX, Blueprint
+from vmkit.lab.pair.config import BRIDGE
 from vmkit.system.namespaces import NetworkNamespace
 from vmkit.system.netlink import Links
 

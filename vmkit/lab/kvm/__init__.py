@@ -1,0 +1,1 @@
+"""Nested KVM hosts: virtual machines that are KVM hosts themselves."""

@@ -1,0 +1,77 @@
+"""What nested KVM hosts are asked to have. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from vmkit.errors import SpecError
+from vmkit.values import Bytes
+
+MAX_HOSTS: Final = 4
+MIN_MEMORY: Final = Bytes.parse("1G")
+HUGE_PAGE: Final = Bytes.parse("2M")
+
+
+@dataclass(frozen=True, slots=True)
+class KvmOptions:
+    """The hardware of each host.
+
+    Attributes:
+        sriov: an Intel 82576 network card (igb) with up to 7 virtual functions; brings the IOMMU with it.
+        iommu: an Intel IOMMU with interrupt remapping.
+        hugepages: how many pages of 2 MiB are set aside.
+        shadow: KVM in the host works without nested paging, on shadow page tables.
+        memory: of each host, huge pages included.
+        vcpus: of each host.
+    """
+
+    sriov: bool = False
+    iommu: bool = False
+    hugepages: int = 0
+    shadow: bool = False
+    memory: Bytes = Bytes(3 * 2**30)  # noqa: RUF009 - immutable
+    vcpus: int = 2
+
+    def checked(self) -> KvmOptions:
+        """The same, with what one option brings along.
+
+        Raises:
+            SpecError: a value cannot be.
+        """
+        if not 1 <= self.vcpus <= 64:
+            raise SpecError(f"{self.vcpus} is not between 1 and 64", path="--vcpus")
+        if self.memory < MIN_MEMORY:
+            raise SpecError(f"{self.memory} is too little for a host", path="--memory", hint=f"at least {MIN_MEMORY}")
+        if self.hugepages < 0:
+            raise SpecError(f"{self.hugepages} is negative", path="--hugepages")
+        rest = self.memory - self.hugepages * HUGE_PAGE
+        if rest < MIN_MEMORY * 3 // 4:
+            raise SpecError(
+                f"{self.hugepages} pages of {HUGE_PAGE} leave a host of {self.memory} too little",
+                path="--hugepages",
+                hint=f"give it more: --memory {Bytes(self.hugepages * HUGE_PAGE + MIN_MEMORY)}",
+            )
+        return KvmOptions(
+            self.sriov, self.iommu or self.sriov, self.hugepages, self.shadow, Bytes(self.memory), self.vcpus
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "memory": int(self.memory)}
+
+    @classmethod
+    def parse(cls, plain: dict[str, Any]) -> KvmOptions:
+        """Read what `plain` gave."""
+        return cls(**{**plain, "memory": Bytes(plain["memory"])})
+
+
+def check_hosts(count: int) -> int:
+    """Return a number of hosts that a lab can have.
+
+    Raises:
+        SpecError: it cannot.
+    """
+    if not 1 <= count <= MAX_HOSTS:
+        raise SpecError(f"{count} is not between 1 and {MAX_HOSTS}", path="--hosts")
+    return count
