@@ -15,6 +15,7 @@ OWNERS: Final = {
     "hotfix": "vmkit.hotfix.recovery",
     "image": "vmkit.image.recovery",
     "lab": "vmkit.lab.recovery",
+    "limit": "vmkit.vm.limiting",
     "migrate": "vmkit.migrate.recovery",
 }
 

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "image": Entry("image", "image", "Build, import, list and delete images.", host=False),
     "jobs": Entry("jobs", "jobs", "See and cancel long operations, also from another terminal."),
     "lab": Entry("lab", "lab", "Throw-away hosts to try things on.", host=False),
+    "limit": Entry("limit", "limit", "Show what a VM may take from its host, or change it while it runs."),
     "list": Entry("vm", "list_", "List the VMs of a host."),
     "log": Entry("console", "log", "Print what a VM wrote to its serial console."),
     "migrate": Entry("migrate", "migrate", "Move a running VM to another host."),

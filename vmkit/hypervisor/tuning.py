@@ -12,8 +12,8 @@ from vmkit.errors import UnsupportedError, VmkitError
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.errors import translated
 
-UNLIMITED_KIB: Final = libvirt.VIR_DOMAIN_MEMORY_PARAM_UNLIMITED
-"""What libvirt takes for 'no limit of memory'."""
+UNLIMITED_KIB: Final = 9007199254740991
+"""What libvirt takes for 'no limit of memory' (VIR_DOMAIN_MEMORY_PARAM_UNLIMITED, which its Python module lacks)."""
 _LIVE: Final = libvirt.VIR_DOMAIN_AFFECT_LIVE
 
 

@@ -206,11 +206,37 @@ def settings(before: Limits, after: Limits) -> tuple[Setting, ...]:
         for kind, name in VM_KINDS.items()
         if getattr(before.vm, name) != getattr(after.vm, name)
     ]
-    disks = zip(before.disks, after.disks, strict=True)
-    nics = zip(before.nics, after.nics, strict=True)
-    found += [Setting(f"disk:{new.device}", old, new) for old, new in disks if old != new]
-    found += [Setting(f"nic:{new.index}", old, new) for old, new in nics if old != new]
+    disks = {d.device: d for d in before.disks}
+    nics = {n.mac: n for n in before.nics}
+    # A part that came or went meanwhile is nobody's business here.
+    was_disk = ((disks[d.device], d) for d in after.disks if d.device in disks)
+    was_nic = ((nics[n.mac], n) for n in after.nics if n.mac in nics)
+    found += [Setting(f"disk:{new.device}", old, new) for old, new in was_disk if old.limits != new.limits]
+    found += [Setting(f"nic:{new.index}", old, new) for old, new in was_nic if old.limits != new.limits]
     return tuple(found)
+
+
+def rows(live: Limits | None, config: Limits | None) -> list[dict[str, str]]:
+    """One line for each limit: its name, its value in what runs, and in the definition; '-' where there is none."""
+    found = []
+    for subject in subjects(live or config):
+        values = [show(subject, v) if (v := _of(state, subject)) is not None else "-" for state in (live, config)]
+        found.append({"limit": subject, "live": values[0], "config": values[1]})
+    return found
+
+
+def subjects(limits: Limits | None) -> list[str]:
+    """Names of all limits that a VM can have."""
+    if limits is None:
+        return []
+    return [*VM_KINDS, *(f"disk:{d.device}" for d in limits.disks), *(f"nic:{n.index}" for n in limits.nics)]
+
+
+def _of(limits: Limits | None, subject: str) -> LimitsSpec | OfDisk | OfNic | None:
+    if limits is None or subject in VM_KINDS:
+        return limits.vm if limits else None
+    parts = {f"disk:{d.device}": d for d in limits.disks} | {f"nic:{n.index}": n for n in limits.nics}
+    return parts.get(subject)
 
 
 def show(subject: str, value: LimitsSpec | OfDisk | OfNic) -> str:

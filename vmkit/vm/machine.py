@@ -13,8 +13,11 @@ from vmkit.progress import Reporter, silent
 from vmkit.system.clock import Deadline
 
 if TYPE_CHECKING:
+    from vmkit.plan import Plan
     from vmkit.system.process import Completed
     from vmkit.vm.describe import Disk, Nic
+    from vmkit.vm.limiting import Shown
+    from vmkit.vm.limits import Change
     from vmkit.vm.metadata import Remembered
     from vmkit.vm.readiness import Layer, Ready
 
@@ -102,6 +105,37 @@ class Vm:
             labels=memory.spec.get("labels", {}) if memory else {},
             managed=memory is not None,
         )
+
+    def limits(self) -> Shown:
+        """What it may take from its host: now, and at its next start."""
+        from vmkit.vm.limiting import Shown, gather
+
+        facts = gather(self.domain)
+        return Shown(self.name, (), (), facts.live, facts.config)
+
+    def plan_limit(self, change: Change, *, live: bool = False, config: bool = False) -> Plan:
+        """What `limit` would do, with the same errors; nothing is touched."""
+        from vmkit.vm.limiting import plan
+
+        return plan(self.domain, change, live=live, config=config).plan
+
+    def limit(self, change: Change, *, live: bool = False, config: bool = False) -> Shown:
+        """Change what it may take from its host.
+
+        Args:
+            change: what shall be different; vmkit.vm.limits.parse_change makes one.
+            live: in what runs.
+            config: in the definition. Neither of the two: in both, as far as they are there.
+
+        Raises:
+            SpecError, RefusedError: nothing was touched.
+            EffectError: a part failed; everything is as it was, or the message says what is not.
+        """
+        from vmkit.vm.limiting import Shown, apply, gather
+
+        done = apply(self.domain, change, live=live, config=config).plan
+        facts = gather(self.domain)
+        return Shown(self.name, tuple(s.what for s in done.steps), done.warnings, facts.live, facts.config)
 
     def start(self, *, reporter: Reporter = silent) -> bool:
         """Start it. False if it runs already. A paused VM is refused: it has to be resumed.

@@ -19,6 +19,7 @@ from vmkit.vm.limits import (
     from_kilobytes,
     kilobytes,
     quota_of,
+    settings,
 )
 from vmkit.vm.spec_parts import DiskLimits, LimitsSpec, NicLimits
 
@@ -101,14 +102,15 @@ def write(xml: str, before: Limits, after: Limits) -> str:
             _clear(root, tag, names)
         add_to_domain(root, after.vm)
     elements = {d: e for e in root.iterfind("devices/disk") if (d := _device(e))}
-    for old, new in zip(before.disks, after.disks, strict=True):
-        if old != new:
-            _clear(elements[new.device], "iotune", DISK_FIELDS)
-            add(elements[new.device], "iotune", iotune(new.limits))
-    for was, nic, element in zip(before.nics, after.nics, root.findall("devices/interface"), strict=True):
-        if was != nic:
-            _clear(element, "bandwidth", ("inbound", "outbound"))
-            add(element, "bandwidth", bandwidth(nic.limits))
+    cards = {_mac(e): e for e in root.iterfind("devices/interface")}
+    for setting in settings(before, after):
+        match setting.new:
+            case OfDisk(device, limits):
+                _clear(elements[device], "iotune", DISK_FIELDS)
+                add(elements[device], "iotune", iotune(limits))
+            case OfNic(mac=mac, limits=rates):
+                _clear(cards[mac], "bandwidth", ("inbound", "outbound"))
+                add(cards[mac], "bandwidth", bandwidth(rates))
     return ET.tostring(root, encoding="unicode")
 
 
@@ -147,6 +149,11 @@ def _device(disk: ET.Element) -> str | None:
     return target.get("dev") if target is not None else None
 
 
+def _mac(nic: ET.Element) -> str | None:
+    mac = nic.find("mac")
+    return mac.get("address") if mac is not None else None
+
+
 def _disk(disk: ET.Element) -> DiskLimits:
     values = {f: _number(disk, f"iotune/{f}") or None for f in DISK_FIELDS}
     return DiskLimits(**{f: Bytes(v) if v and "bytes" in f else v for f, v in values.items()})  # type: ignore[arg-type]
@@ -158,13 +165,13 @@ def _nic(index: int, nic: ET.Element) -> OfNic:
         text = element.get("average", "") if element is not None else ""
         return from_kilobytes(int(text)) if text.isascii() and text.isdecimal() and int(text) else None
 
-    mac, source = nic.find("mac"), nic.find("source")
+    source = nic.find("source")
     kind = nic.get("type", "")
     if source is not None and source.get("network") and kind == "bridge":
         kind = "network"  # as it was asked for; what runs has the bridge beside it
     return OfNic(
         index,
-        mac.get("address") if mac is not None else None,
+        _mac(nic),
         kind,
         NicLimits(inbound=rate("inbound"), outbound=rate("outbound")),
     )
