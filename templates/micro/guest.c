@@ -7,6 +7,8 @@
  *   dirty         dirty SIZE [RATE] | stop | status
  *   edu-id        identification register of QEMU's "edu" PCI device
  *   load-modules  load-modules LIST: the kernel modules named in the file LIST, one path a line, in that order
+ *   load-drivers  load-drivers TABLE: those that the devices of the PCI bus need; a line of the file TABLE is the pattern
+ *                 of a modalias and the paths of the modules for it, in order
  *
  * The counter is a 64-bit integer that lives in this process's memory alone and grows by one every 10 ms. A guest whose
  * memory was moved, saved or restored whole goes on counting; one that was started anew begins at 0.
@@ -16,6 +18,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <inttypes.h>
 #include <linux/input.h>
 #include <netinet/in.h>
@@ -483,6 +486,16 @@ static int edu_id(void)
 }
 
 /* A module whose hardware is absent, or that is there already, is no reason to stop. */
+static void load_module(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
+		perror(path);
+	if (fd >= 0)
+		close(fd);
+}
+
 static int load_modules(const char *list)
 {
 	char path[300];
@@ -493,14 +506,69 @@ static int load_modules(const char *list)
 		return 1;
 	}
 	while (fgets(path, sizeof path, f)) {
-		int fd;
-
 		path[strcspn(path, "\n")] = 0;
+		load_module(path);
+	}
+	fclose(f);
+	return 0;
+}
+
+/* The modaliases of the PCI devices; returns how many. */
+static int read_aliases(char aliases[][96], int room)
+{
+	DIR *bus = opendir("/sys/bus/pci/devices");
+	struct dirent *e;
+	int n = 0;
+
+	while (bus && n < room && (e = readdir(bus))) {
+		char path[300];
+		int fd;
+		ssize_t length;
+
+		if (e->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/modalias", e->d_name);
 		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
-			perror(path);
+		length = fd < 0 ? -1 : read(fd, aliases[n], sizeof aliases[n] - 1);
 		if (fd >= 0)
 			close(fd);
+		if (length <= 0)
+			continue;
+		aliases[n][length] = 0;
+		aliases[n][strcspn(aliases[n], "\n")] = 0;
+		n++;
+	}
+	if (bus)
+		closedir(bus);
+	return n;
+}
+
+static int load_drivers(const char *table)
+{
+	static char aliases[256][96], done[1024], line[4096];
+	int n = read_aliases(aliases, 256);
+	FILE *f = fopen(table, "re");
+
+	if (!f) {
+		perror(table);
+		return 1;
+	}
+	while (fgets(line, sizeof line, f)) {
+		char *rest, *pattern, *path;
+
+		line[strcspn(line, "\n")] = 0;
+		pattern = strtok_r(line, " ", &rest);
+		if (!pattern || !strcmp(rest, done))
+			continue;
+		for (int i = 0; i < n; i++) {
+			if (fnmatch(pattern, aliases[i], 0))
+				continue;
+			/* Most drivers have many patterns, one after the other. */
+			snprintf(done, sizeof done, "%s", rest);
+			while ((path = strtok_r(NULL, " ", &rest)))
+				load_module(path);
+			break;
+		}
 	}
 	fclose(f);
 	return 0;
@@ -517,5 +585,7 @@ int main(int argc, char **argv)
 		return edu_id();
 	if (!strcmp(base, "load-modules"))
 		return argc == 2 ? load_modules(argv[1]) : 2;
+	if (!strcmp(base, "load-drivers"))
+		return argc == 2 ? load_drivers(argv[1]) : 2;
 	return ask(argc, argv);
 }

@@ -23,18 +23,25 @@ def build() -> None:
 
 
 @build.command()
-@click.option("--name", default="micro", show_default=True, help="What to call it.")
+@click.option("--name", help="What to call it.  [default: micro, or micro-generic with that kernel]")
+@click.option(
+    "--kernel",
+    type=click.Choice(["cloud", "generic"]),
+    default="cloud",
+    show_default=True,
+    help="cloud: virtio devices alone; generic: emulated and real devices too.",
+)
 @click.option("--force", is_flag=True, help="Replace the image of that name. VMs made from it are not touched.")
 @click.pass_obj
-def micro(context: Context, /, *, name: str, force: bool) -> None:
+def micro(context: Context, /, *, name: str | None, kernel: str, force: bool) -> None:
     """Build the micro guest: a Linux that is up in seconds, for tests and demonstrations.
 
-    Made of Debian's cloud kernel, busybox and the QEMU guest agent, which are downloaded with apt and not installed.
+    Made of a kernel of Debian's, busybox and the QEMU guest agent, which are downloaded with apt and not installed.
     In the guest, 'counter' prints a number that grows by one every 10 ms, 'dirty SIZE [RATE]' keeps writing to memory,
     UDP port 7 echoes and UDP port 7007 answers with the counter.
     """
     with render.progress() as reporter:
-        made = context.client().images.build_micro(name, force=force, reporter=reporter)
+        made = context.client().images.build_micro(name, kernel=kernel, force=force, reporter=reporter)
     click.echo(f"built {made.name}: {made.size} from {made.source}")
 
 

@@ -43,17 +43,31 @@ class Images:
         """
         store.delete(name)
 
-    def build_micro(self, name: str = "micro", *, force: bool = False, reporter: Reporter = silent) -> Image:
-        """Build the micro guest from Debian packages (about 10 s, 30 MB of downloads).
+    def build_micro(
+        self, name: str | None = None, *, kernel: str = "cloud", force: bool = False, reporter: Reporter = silent
+    ) -> Image:
+        """Build the micro guest from Debian packages (about 10 s, 30 MB of downloads, 75 MB with the generic kernel).
+
+        Args:
+            name: what to call it; 'micro' by default, or 'micro-generic' with the generic kernel.
+            kernel: 'cloud' (virtio devices alone, boots quickest) or 'generic' (emulated and real devices too).
+            force: replace the image of that name.
+            reporter: told of each step.
 
         Raises:
+            SpecError: there is no such kernel.
             ConflictError: the name is taken and `force` is not set, or it is being made by another process.
             UnsupportedError: apt or a compiler is missing.
             EffectError: a download or a step of the build failed; nothing is left.
         """
+        from vmkit.errors import SpecError
         from vmkit.image import micro
 
-        return micro.build(name, force=force, reporter=reporter)
+        try:
+            which = micro.Kernel(kernel)
+        except ValueError:
+            raise SpecError(f"{kernel!r} is not 'cloud' or 'generic'", path="kernel") from None
+        return micro.build(name, kernel=which, force=force, reporter=reporter)
 
     def import_(
         self, source: str | Path, name: str, *, sha256: str | None = None, reporter: Reporter = silent

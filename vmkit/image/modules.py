@@ -65,6 +65,24 @@ def load_order(
     return list(order)
 
 
+def drivers(wanted: Iterable[str], aliases: str, dependencies: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Which modules a device of the PCI bus asks for: (pattern of its modalias, module), for the wanted modules.
+
+    Args:
+        wanted: names; what the kernel lacks is left out.
+        aliases: modules.alias as depmod(8) writes it.
+        dependencies: from `parse_dependencies`.
+    """
+    here = {module_name(p) for p in dependencies}
+    names = {module_name(w) for w in wanted} & here
+    found = []
+    for line in aliases.splitlines():
+        match line.split():
+            case ["alias", pattern, module] if pattern.startswith("pci:") and module_name(module) in names:
+                found.append((pattern, module_name(module)))
+    return found
+
+
 def unsigned(data: bytes) -> bytes:
     """A module without the signature that is appended to it (kernel: include/linux/module_signature.h).
 
