@@ -201,7 +201,12 @@ def _module_file(path: str) -> str:
 
 def _templates() -> Iterator[cpio.Node]:
     folder = template("micro")
-    for name, path in (("init", "init"), ("udhcpc", "etc/udhcpc"), ("shutdown", "sbin/shutdown")):
+    for name, path in (
+        ("init", "init"),
+        ("udhcpc", "etc/udhcpc"),
+        ("shutdown", "sbin/shutdown"),
+        ("lspci", "bin/lspci"),
+    ):
         yield cpio.Node.file(path, (folder / name).read_bytes(), 0o755)
     yield cpio.Node.file("etc/profile", (folder / "profile").read_bytes())
     yield cpio.Node.file("etc/passwd", b"root::0:0:root:/:/bin/sh\n")
