@@ -15,6 +15,7 @@ from vmkit.errors import SpecError, VmkitError
 from vmkit.values import Bytes, parse_duration, show_duration
 
 if TYPE_CHECKING:
+    from vmkit.vm.machine import Details
     from vmkit.vm.readiness import Ready
 
 names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -114,7 +115,7 @@ def show(context: Context, name: str, *, output: str, xml: bool) -> None:
         click.echo(vm.domain.xml(), nl=False)
         return
     details = vm.details()
-    emit({**_plain(details), "memory": str(Bytes(details.memory))} if output == "table" else details, output=output)
+    emit(_readable(details) if output == "table" else details, output=output)
 
 
 @click.command()
@@ -215,6 +216,17 @@ def wait(context: Context, name: str, *, layers: tuple[str, ...], deadline: str,
         _show_steps(ready)
     else:
         emit(ready, output=output)
+
+
+def _readable(details: Details) -> dict[str, Any]:
+    """Details with sizes, limits and labels in words."""
+    from vmkit.vm.limits import rows
+
+    plain = {**_plain(details), "memory": str(Bytes(details.memory))}
+    plain["limits"] = {r["limit"]: r["live"] for r in rows(details.limits, None) if r["live"] != "none"}
+    if details.isolation is not None:
+        plain["isolation"]["labels"] = [f"{x.model} {x.label}" for x in details.isolation.labels]
+    return plain
 
 
 def _plain(row: Any) -> dict[str, Any]:

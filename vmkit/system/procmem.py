@@ -45,6 +45,11 @@ class Running:
         """A path that opens the very file that runs, even if it was deleted or lies in another mount namespace."""
         return Path(f"/proc/{self.id.pid}/exe")
 
+    def argument(self, option: str) -> str:
+        """The argument that follows an option, the first one of that name; '' if there is none."""
+        position = self.argv.index(option) if option in self.argv else len(self.argv)
+        return self.argv[position + 1] if position + 1 < len(self.argv) else ""
+
 
 def running(wanted: Callable[[str], bool]) -> list[Running]:
     """Processes whose executable's base name is `wanted`. One look at /proc; those that end meanwhile are left out."""

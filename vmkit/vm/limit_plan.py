@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from vmkit.errors import ConflictError, SpecError, UnsupportedError
 from vmkit.plan import Plan, Step
 from vmkit.values import Bytes
-from vmkit.vm.limits import SHAPED, Change, Limits, OfNic, Setting, least_cap, merge, settings
+from vmkit.vm.limits import SHAPED, Change, Limits, OfNic, Setting, least_cap, merge, settings, without_defaults
 from vmkit.vm.spec_parts import LimitsSpec
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def decide(facts: LimitFacts, change: Change, *, live: bool = False, config: boo
         raise ConflictError(f"{facts.name} has no definition", hint=f"vmkit limit --live {facts.name} ...")
     both = live == config
     after_live = merge(facts.live, change) if facts.live is not None and (live or both) else None
+    if after_live is not None and facts.controllers is not None:
+        after_live = without_defaults(after_live, facts.controllers.weight)
     after_config = merge(facts.config, change) if facts.config is not None and (config or both) else None
     now = settings(facts.live, after_live) if facts.live and after_live else ()
     later = settings(facts.config, after_config) if facts.config and after_config else ()

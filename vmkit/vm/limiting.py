@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
@@ -20,14 +20,24 @@ from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.vm import xml_limits
 from vmkit.vm.limit_plan import Decision, LimitFacts, decide
-from vmkit.vm.limits import DISK_FIELDS, PERIOD, Change, Limits, OfDisk, OfNic, Setting, kilobytes, quota_of, settings
+from vmkit.vm.limits import (
+    DISK_FIELDS,
+    IO_WEIGHT,
+    PERIOD,
+    Change,
+    Limits,
+    OfDisk,
+    OfNic,
+    Setting,
+    kilobytes,
+    quota_of,
+    settings,
+    without_defaults,
+)
 from vmkit.vm.spec_parts import LimitsSpec
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.tuning import Controllers
-
-_IO_WEIGHT: Final = 100
-"""The weight that every cgroup of version 2 begins with (Documentation/admin-guide/cgroup-v2.rst, io.weight)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ def gather(domain: Domain) -> LimitFacts:
         memory=int(root.findtext("memory", "0")) * 1024,
         vcpus=int(root.findtext("vcpu", "1")),
         accelerator="tcg" if kind == "qemu" else kind,
-        live=_live(xml, config, controllers) if active else None,
+        live=without_defaults(xml_limits.read(xml), controllers.weight if controllers else None) if active else None,
         config=config,
         controllers=controllers,
     )
@@ -127,18 +137,6 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     return f"a change of {record.subject}'s limits was cut off; {how}"
 
 
-def _live(xml: str, config: Limits | None, have: Controllers | None) -> Limits:
-    """Limits of what runs. A weight cannot be unset while a VM runs, only set to what every cgroup begins with."""
-    limits = xml_limits.read(xml)
-    default = have.weight if have else None
-    vm, lasting = limits.vm, config.vm if config else LimitsSpec()
-    if default is not None and vm.cpu_shares == default and lasting.cpu_shares is None:
-        vm = msgspec.structs.replace(vm, cpu_shares=None)
-    if vm.io_weight == _IO_WEIGHT and lasting.io_weight is None:
-        vm = msgspec.structs.replace(vm, io_weight=None)
-    return replace(limits, vm=vm)
-
-
 def _reach(domain: Domain, live: Limits | None, config: Limits | None) -> list[Setting]:
     """Bring about these limits, from whatever is so now; returns what had to be set."""
     done: list[Setting] = []
@@ -179,7 +177,7 @@ def _set_vm(domain: Domain, subject: str, new: LimitsSpec, have: Controllers | N
         case "memory-cap":
             tuning.set_memory(domain, None if new.memory is None else new.memory.kib)
         case "io-weight":
-            tuning.set_io_weight(domain, _IO_WEIGHT if new.io_weight is None else new.io_weight)
+            tuning.set_io_weight(domain, IO_WEIGHT if new.io_weight is None else new.io_weight)
 
 
 def _back(domain: Domain, entry: Entry, facts: LimitFacts, decision: Decision) -> str:

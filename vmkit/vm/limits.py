@@ -27,6 +27,8 @@ PROCESS_NEEDS: Final = 64 << 20
 PAGE_TABLES: Final = 100
 """A hundredth of the guest's memory on top: page tables of 4 KiB pages take 1/512 of it in each of two levels of
 paging, dirty bitmaps 1/32768 each."""
+IO_WEIGHT: Final = 100
+"""The weight that every cgroup of version 2 begins with (Documentation/admin-guide/cgroup-v2.rst, io.weight)."""
 SHAPED: Final = frozenset(["network", "bridge", "direct", "ethernet"])
 """Kinds of interfaces whose rate libvirt can limit (virNetDevSupportsBandwidth)."""
 DISK_FIELDS: Final = DiskLimits.__struct_fields__
@@ -197,6 +199,19 @@ def merge(current: Limits, change: Change) -> Limits:
         check_nic_limits(rates, f"nic {nic.index}")
         nics.append(replace(nic, limits=rates))
     return Limits(vm, tuple(disks), tuple(nics))
+
+
+def without_defaults(limits: Limits, weight: int | None) -> Limits:
+    """What runs, with weights that every cgroup begins with as none: a weight can be set there, and never unset.
+
+    `weight` is what the CPU's begins with; None if unknown.
+    """
+    vm = limits.vm
+    if vm.cpu_shares is not None and vm.cpu_shares == weight:
+        vm = msgspec.structs.replace(vm, cpu_shares=None)
+    if vm.io_weight == IO_WEIGHT:
+        vm = msgspec.structs.replace(vm, io_weight=None)
+    return replace(limits, vm=vm)
 
 
 def settings(before: Limits, after: Limits) -> tuple[Setting, ...]:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from vmkit.plan import Plan
     from vmkit.system.process import Completed
     from vmkit.vm.describe import Disk, Nic
+    from vmkit.vm.isolation import Isolation
     from vmkit.vm.limiting import Shown
-    from vmkit.vm.limits import Change
+    from vmkit.vm.limits import Change, Limits
     from vmkit.vm.metadata import Remembered
     from vmkit.vm.readiness import Layer, Ready
 
@@ -27,7 +28,10 @@ ASK_AGAIN: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """All that `vmkit show` tells. `memory` is in bytes, `cpu_seconds` since it was started."""
+    """All that `vmkit show` tells. `memory` is in bytes, `cpu_seconds` since it was started.
+
+    `limits` are those of what runs, or of the definition where it does not run; `isolation` is None where it does not.
+    """
 
     name: str
     uuid: str
@@ -50,6 +54,8 @@ class Details:
     qemu_args: tuple[str, ...]
     labels: dict[str, str]
     managed: bool
+    limits: Limits | None
+    isolation: Isolation | None
 
 
 class Vm:
@@ -77,10 +83,14 @@ class Vm:
 
     def details(self) -> Details:
         """All about it."""
+        from vmkit.vm import isolation
         from vmkit.vm.describe import describe
+        from vmkit.vm.limiting import gather
 
         info = self.domain.info()
-        described = describe(self.domain.xml())
+        xml = self.domain.xml()
+        described = describe(xml)
+        limits = gather(self.domain)
         memory = self.remembered()
         return Details(
             name=self.name,
@@ -104,6 +114,8 @@ class Vm:
             qemu_args=described.qemu_args,
             labels=memory.spec.get("labels", {}) if memory else {},
             managed=memory is not None,
+            limits=limits.live or limits.config,
+            isolation=isolation.look(self.domain, xml) if info.state.active else None,
         )
 
     def limits(self) -> Shown:

@@ -21,8 +21,11 @@ from vmkit.vm.limits import (
     quota_of,
     settings,
 )
+from vmkit.vm.metadata import NAMESPACE
 from vmkit.vm.spec_parts import DiskLimits, LimitsSpec, NicLimits
 
+ET.register_namespace("vmkit", NAMESPACE)
+ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 _NO_CAP: Final = 9007199254740991
 """KiB that libvirt shows where there is no cap (VIR_DOMAIN_MEMORY_PARAM_UNLIMITED)."""
 

@@ -126,7 +126,7 @@ def find_images(host: Host, stack: ExitStack) -> tuple[list[QemuImage], list[Los
         raise UnsupportedError(f"{host.uri} has no QEMU processes: its driver is {host.driver}")
     by_uuid: dict[str, list[Running]] = {}
     for process in running(is_qemu):
-        by_uuid.setdefault(_uuid(process.argv), []).append(process)
+        by_uuid.setdefault(process.argument("-uuid").lower(), []).append(process)
     binaries: dict[tuple[int, ...], Binary] = {}
     images: list[QemuImage] = []
     lost: list[Lost] = []
@@ -163,12 +163,6 @@ def load_bias(binary: Binary, own: list[Mapping], label: str) -> int:
             if segment.executable and "x" in m.permissions and m.offset <= segment.offset < m.offset + m.end - m.start:
                 return m.start - m.offset + segment.offset - segment.address
     raise RefusedError(f"{label} does not have the code of its executable mapped")
-
-
-def _uuid(argv: tuple[str, ...]) -> str:
-    """The value of -uuid; '' if there is none."""
-    position = argv.index("-uuid") if "-uuid" in argv else len(argv)
-    return argv[position + 1].lower() if position + 1 < len(argv) else ""
 
 
 def _only_one(host: Host, domain: Domain, found: list[Running]) -> Running:
