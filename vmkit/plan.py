@@ -10,6 +10,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """Something else that could have been chosen, and why it was not."""
+
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One thing that was decided.
 
@@ -17,11 +25,17 @@ class Choice:
         subject: what it is about, in the field's own words: 'cpu.model', 'disks[0].bus'.
         value: what was chosen.
         reason: why, as a person would say it.
+        rejected: the alternatives, each with why it was not taken.
+        expected: what this may cost or gain, from published figures, with their source; empty where none is known.
+        measured: the same as measured on this host; empty where it was not.
     """
 
     subject: str
     value: str
     reason: str
+    rejected: tuple[Rejected, ...] = ()
+    expected: str = ""
+    measured: str = ""
 
 
 @dataclass(frozen=True, slots=True)

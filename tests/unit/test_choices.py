@@ -13,7 +13,8 @@ from vmkit.host.facts.libvirt import guests_of
 from vmkit.image.manifest import Image, ImageFile, ImageKind
 from vmkit.plan import Plan
 from vmkit.values import Bytes
-from vmkit.vm.choices import Design, decide
+from vmkit.vm.choices.decide import decide
+from vmkit.vm.design import CpuDesign, Design
 from vmkit.vm.facts import HostFacts
 from vmkit.vm.kvm import KvmFact
 from vmkit.vm.spec import parse
@@ -67,14 +68,16 @@ def reason(plan: Plan, subject: str) -> str:
 
 def test_kvm_when_the_probe_guest_proved_it() -> None:
     design, plan = made()
-    assert (design.domain_type, design.accelerator, design.cpu_mode) == ("kvm", "kvm", "host-model")
+    assert (design.domain_type, design.accelerator) == ("kvm", "kvm")
+    assert design.cpu == CpuDesign("host-model")
     assert "0.6 s" in reason(plan, "accel")
     assert plan.warnings == ()
 
 
 def test_tcg_when_it_did_not_and_the_plan_says_so() -> None:
     design, plan = made(NO_KVM)
-    assert (design.domain_type, design.accelerator, design.cpu_model) == ("qemu", "tcg", "qemu64")
+    assert (design.domain_type, design.accelerator) == ("qemu", "tcg")
+    assert design.cpu == CpuDesign("custom", "qemu64")
     assert reason(plan, "accel") == "the probe guest did not boot"
     assert "no KVM" in plan.warnings[0]
 

@@ -12,6 +12,10 @@ EMULATION: Final = Figure(
     "guests run on the emulator (TCG): one took 90 s where KVM took 8 to 11 s; binary translation loses 50-60 %",
     f"measured on a nested host, 192 MB guest from start to power-off; the loss is a {_CLASSIC}",
 )
+NESTED: Final = Figure(
+    "EPT and NPT reach 95-98 % of native speed; shadow page tables 65 % (64-bit), binary translation 40-50 %",
+    _CLASSIC,
+)
 SHADOW: Final = Figure(
     "shadow page tables reach 65 % of native speed (64-bit; 84 % with 32-bit), EPT and NPT 95-98 %; "
     "work that is heavy on the MMU gains up to 48 % with EPT",
@@ -29,4 +33,12 @@ EXITLESS: Final = Figure(
 SRIOV: Final = Figure(
     "virtual functions carried 9.48 Gb/s of a 10 Gb/s port over 60 VMs",
     "Dong et al., 'High Performance Network Virtualization with SR-IOV', HPCA 2010",
+)
+DEVICES: Final = Figure(
+    "emulated devices are slow, as each register access leaves the guest; virtio is fast, assigned devices fastest",
+    _CLASSIC,
+)
+PV_LOCKS: Final = Figure(
+    "where vCPUs share CPUs, preemptable ticket locks gained 5.3x, and with para-virtual ones 7.9x",
+    "Ouyang and Lange, 'Preemptable Ticket Spinlocks', VEE 2013",
 )

@@ -152,6 +152,17 @@ class Host:
         usable = stats["free"] + stats.get("buffers", 0) + stats.get("cached", 0)
         return stats["total"] * 1024, usable * 1024
 
+    def free_pages(self, node: int, sizes: tuple[int, ...]) -> dict[int, int]:
+        """Pages of a NUMA node that nobody uses, by bytes of a page."""
+        with translated("free pages"):
+            found = self.handle.getFreePages([size // 1024 for size in sizes], node, 1)
+        return {int(kib) * 1024: int(count) for kib, count in found.get(node, {}).items()}
+
+    def node_memory(self, node: int) -> int:
+        """Bytes of memory of a NUMA node that are free."""
+        with translated("memory statistics"):
+            return int(self.handle.getMemoryStats(node)["free"]) * 1024
+
     def cpu_seconds(self) -> float:
         """CPU time of all CPUs since the host booted, idle time included, divided by their number: about its uptime."""
         with translated("CPU statistics"):

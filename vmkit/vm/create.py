@@ -19,8 +19,9 @@ from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.system.templates import template
 from vmkit.vm import xml
-from vmkit.vm.choices import Design, decide
+from vmkit.vm.choices.decide import decide
 from vmkit.vm.console_log import log_name, remove
+from vmkit.vm.design import Design
 from vmkit.vm.facts import gather
 from vmkit.vm.metadata import Remembered
 from vmkit.vm.spec import VmSpec, dump
@@ -109,7 +110,7 @@ def _make(
         volumes=paths,
         console_log=str(pool.folder / log) if pool and log else None,
     )
-    remembered = Remembered(dump(spec), spec.image, tuple(d.volume for d in design.disks), log)
+    remembered = Remembered(dump(spec), spec.image, design.volumes, log)
     base = template("domain.xml").read_text()
     checkpoint()
     entry.advance("define")
@@ -164,6 +165,8 @@ def _make_volumes(pool: Pool, design: Design, placed: Mapping[str, Placed], entr
     paths: dict[str, str] = {}
     made: list[str] = []
     for disk in design.disks:
+        if not disk.volume:
+            continue  # a block device of the host
         backing = placed[disk.backing].disk if disk.backing else None
         if pool.path(disk.volume) is not None:
             raise ConflictError(

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
-from vmkit.errors import NotFoundError, UnsupportedError
+from vmkit.errors import NotFoundError, UnsupportedError, VmkitError
 from vmkit.host.facts.libvirt import guests_of, usable_models
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter, silent
+from vmkit.vm import topology
+from vmkit.vm.families import FAMILIES
 from vmkit.vm.kvm import NOT_OFFERED, KvmFact, prove
+from vmkit.vm.machine_facts import MachineFacts, look
 from vmkit.vm.spec import Accel, VmSpec
+from vmkit.vm.topology import Pool, Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,20 @@ class HostFacts:
         domains: names that are taken.
         pool_folder: where disks go on that host; None where there is no pool yet.
         pool_free: bytes that can be written there; None if unknown.
+        pool_file_system: what that folder is on, as stat(1) names it; None if unknown.
+        topology: CPUs and NUMA nodes; empty where the driver does not tell.
+        huge_pages: pools by node, then by bytes of a page.
+        node_free: free bytes by NUMA node.
+        pinned: host CPUs that vCPUs of running VMs are pinned to; looked for where this VM is to be pinned.
+        hyperv: Hyper-V enlightenments that libvirt offers with KVM; None if it does not say.
+        vendor: of the host's CPU, as in 'Intel'; '' if unknown.
+        paging: 'nested' or 'shadow', as the KVM module is set; None if unknown.
+        virtual_interrupts: whether APICv or AVIC is on; None if unknown.
+        posted_interrupts: whether the IOMMU posts interrupts of assigned devices; None if unknown.
+        interrupt_remapping: whether the IOMMU checks interrupts; None if unknown.
+        vhost_net: whether /dev/vhost-net is there; None if unknown.
+        thp: mode of transparent huge pages; None if unknown.
+        block_devices: what is wrong with each block device that the spec names, '' for nothing.
     """
 
     uri: str
@@ -46,29 +69,111 @@ class HostFacts:
     domains: frozenset[str] = frozenset()
     pool_folder: str | None = None
     pool_free: int | None = None
+    pool_file_system: str | None = None
+    topology: Topology = field(default_factory=Topology)
+    huge_pages: Mapping[int, Mapping[int, Pool]] = field(default_factory=dict)
+    node_free: Mapping[int, int] = field(default_factory=dict)
+    pinned: frozenset[int] = frozenset()
+    hyperv: frozenset[str] | None = None
+    vendor: str = ""
+    paging: str | None = None
+    virtual_interrupts: bool | None = None
+    posted_interrupts: bool | None = None
+    interrupt_remapping: bool | None = None
+    vhost_net: bool | None = None
+    thp: str | None = None
+    block_devices: Mapping[str, str] = field(default_factory=dict)
 
 
 def gather(host: Host, spec: VmSpec, reporter: Reporter = silent) -> HostFacts:
     """Look at the host. Runs the KVM probe guest where its answer matters and is not known yet for this boot."""
     arch, _, cpus = host.node()
-    types, machines = guests_of(host.capabilities(), arch)
+    capabilities = host.capabilities()
+    types, machines = guests_of(capabilities, arch)
     pool_folder, pool_free = _pool(host)
-    models = {t: _cpu_models(host, t, arch) for t in types & {"kvm", "qemu"}} if host.driver == "QEMU" else {}
+    qemu = host.driver == "QEMU"
+    offered = {t: host.domain_capabilities(virt_type=t, arch=arch) for t in types & {"kvm", "qemu"}} if qemu else {}
+    layout = topology.read(capabilities) if qemu else Topology()
+    seen = _machine(host, spec, pool_folder) if qemu else MachineFacts()
     return HostFacts(
         uri=host.uri,
         driver=host.driver,
         arch=arch,
         domain_types=types,
         machines=machines,
-        cpu_models=models,
-        kvm=_kvm(host, types, reporter) if host.driver == "QEMU" and spec.accel is not Accel.TCG else None,
+        cpu_models={t: usable_models(text) for t, text in offered.items()},
+        kvm=_kvm(host, types, reporter) if qemu and _may_be_kvm(spec) else None,
         memory_free=_memory(host),
         cpus=cpus,
         networks=host.network_names() if host.driver in ("QEMU", "TEST") else {},
         domains=frozenset(d.name for d in host.domains()),
         pool_folder=pool_folder,
         pool_free=pool_free,
+        pool_file_system=seen.file_system,
+        topology=layout,
+        huge_pages=_huge_pages(host, layout),
+        node_free=_node_free(host, layout),
+        pinned=_pinned(host) if qemu and _to_be_pinned(spec) else frozenset(),
+        hyperv=_hyperv(offered.get("kvm", "")),
+        vendor=seen.vendor,
+        paging=seen.paging,
+        virtual_interrupts=seen.virtual_interrupts,
+        posted_interrupts=seen.posted_interrupts,
+        interrupt_remapping=seen.interrupt_remapping,
+        vhost_net=seen.vhost_net,
+        thp=seen.thp,
+        block_devices=seen.block_devices,
     )
+
+
+def _may_be_kvm(spec: VmSpec) -> bool:
+    return spec.accel is not Accel.TCG and spec.cpu != "emulated"
+
+
+def _to_be_pinned(spec: VmSpec) -> bool:
+    return spec.pinning == "auto" or (spec.pinning is None and FAMILIES[spec.family].pinning)
+
+
+def _machine(host: Host, spec: VmSpec, pool_folder: str | None) -> MachineFacts:
+    sources = tuple(d.source for d in spec.disks if d.source)
+    return look(host, pool_folder, sources)
+
+
+def _huge_pages(host: Host, layout: Topology) -> dict[int, dict[int, Pool]]:
+    """Pools by node. Where libvirt does not tell what is free, nothing counts as free."""
+    found: dict[int, dict[int, Pool]] = {}
+    for node, sizes in (layout.pages or {}).items():
+        try:
+            free = host.free_pages(node, tuple(sizes)) if sizes else {}
+        except VmkitError:
+            free = {}
+        found[node] = {size: Pool(total, free.get(size, 0)) for size, total in sizes.items()}
+    return found
+
+
+def _node_free(host: Host, layout: Topology) -> dict[int, int]:
+    """Free memory of each node. Of a single node nobody asks."""
+    if len(layout.nodes) < 2:
+        return {}
+    try:
+        return {n: host.node_memory(n) for n in layout.nodes}
+    except VmkitError:
+        return {}
+
+
+def _pinned(host: Host) -> frozenset[int]:
+    running: Iterable[str] = (d.xml() for d in host.domains() if d.state().active)
+    return frozenset(n for xml in running for n in topology.pinned_in(xml))
+
+
+def _hyperv(domain_capabilities: str) -> frozenset[str] | None:
+    """Enlightenments that libvirt offers (since 8.1; https://libvirt.org/formatdomaincaps.html)."""
+    if not domain_capabilities:
+        return None
+    known = ET.fromstring(domain_capabilities).find("features/hyperv")  # noqa: S314 - libvirt's own answer
+    if known is None:
+        return None
+    return frozenset(v.text or "" for v in known.iterfind("enum[@name='features']/value"))
 
 
 def _pool(host: Host) -> tuple[str | None, int | None]:
@@ -87,10 +192,6 @@ def _memory(host: Host) -> int | None:
         return host.memory()[1]
     except UnsupportedError:
         return None
-
-
-def _cpu_models(host: Host, virt_type: str, arch: str) -> frozenset[str]:
-    return usable_models(host.domain_capabilities(virt_type=virt_type, arch=arch))
 
 
 def _kvm(host: Host, types: frozenset[str], reporter: Reporter) -> KvmFact:

@@ -7,11 +7,12 @@ does not care.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from vmkit.vm.choices import Design, DiskDesign, NicDesign
+from vmkit.vm import xml_devices, xml_host, xml_limits
+from vmkit.vm.design import Design
 from vmkit.vm.metadata import NAMESPACE, Remembered, to_text
 
 QEMU_NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -20,12 +21,20 @@ AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the parts of a design lie on the host, known once they are there."""
+    """Where the parts of a design lie on the host, known once they are there.
+
+    Attributes:
+        kernel, initrd: paths, for guests that are booted directly.
+        volumes: path of each volume by its name.
+        console_log: path of the file that the console is written to.
+        hostdevs: PCI address of the virtual function of each NIC on one, by the NIC's number in the spec.
+    """
 
     kernel: str | None = None
     initrd: str | None = None
-    volumes: Mapping[str, str] | None = None  # volume name -> path
+    volumes: Mapping[str, str] = field(default_factory=dict)
     console_log: str | None = None
+    hostdevs: Mapping[int, object] = field(default_factory=dict)
 
 
 ET.register_namespace("vmkit", NAMESPACE)
@@ -56,13 +65,15 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
         [*_identity(design, uuid), _metadata(remembered), *_size(design), _os(design, placement)]
     ):
         root.insert(i, element)
-    if (cpu := _cpu(design)) is not None:
-        root.append(cpu)
-    for disk in design.disks:
-        devices.append(_disk(disk, (placement.volumes or {})[disk.volume]))
-    if any(d.bus.value == "scsi" for d in design.disks):
-        ET.SubElement(devices, "controller", type="scsi", model="virtio-scsi")
-    devices.extend(_nic(n) for n in design.nics)
+    if design.domain_type != "test":
+        xml_host.add_helpers(root, design.helpers)
+        devices.append(xml_devices.balloon(design))
+    root.extend(xml_host.host_elements(design))
+    xml_limits.add_to_domain(root, design.limits)
+    devices.extend(xml_devices.disk(d, placement.volumes.get(d.volume, "")) for d in design.disks)
+    devices.extend(xml_devices.controllers(design))
+    devices.extend(xml_devices.nic(n, placement.hostdevs) for n in design.nics)
+    devices.extend(xml_devices.hostdev(address) for address in design.devices)
     devices.extend(_serial(placement.console_log))
     if design.agent:
         channel = ET.SubElement(devices, "channel", type="unix")
@@ -126,33 +137,6 @@ def _os(design: Design, placement: Placement) -> ET.Element:
     else:
         ET.SubElement(os, "boot", dev="hd")
     return os
-
-
-def _cpu(design: Design) -> ET.Element | None:
-    if design.cpu_mode is None:
-        return None
-    cpu = ET.Element("cpu", mode=design.cpu_mode)
-    if design.cpu_model:
-        ET.SubElement(cpu, "model", fallback="forbid").text = design.cpu_model
-    return cpu
-
-
-def _disk(disk: DiskDesign, path: str) -> ET.Element:
-    element = ET.Element("disk", type="file", device="disk")
-    ET.SubElement(element, "driver", name="qemu", type="qcow2", discard="unmap")
-    ET.SubElement(element, "source", file=path)
-    ET.SubElement(element, "target", dev=disk.device, bus=disk.bus.value)
-    return element
-
-
-def _nic(nic: NicDesign) -> ET.Element:
-    element = ET.Element("interface", type=nic.kind)
-    if nic.mac:
-        ET.SubElement(element, "mac", address=nic.mac)
-    if nic.source:
-        ET.SubElement(element, "source", {nic.kind: nic.source})
-    ET.SubElement(element, "model", type=nic.model)
-    return element
 
 
 def _serial(console_log: str | None) -> list[ET.Element]:

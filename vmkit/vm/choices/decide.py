@@ -1,0 +1,153 @@
+"""From a spec and facts to a design: every choice in its turn. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmkit.errors import ConflictError, SpecError, UnsupportedError
+from vmkit.image.manifest import ImageKind
+from vmkit.plan import Plan, Step
+from vmkit.vm.choices import accelerator, cpu, disk, helpers, memory, nic, placement
+from vmkit.vm.choices.reasons import ASKED, Reasons
+from vmkit.vm.design import Design
+from vmkit.vm.facts import HostFacts
+from vmkit.vm.families import FAMILIES
+from vmkit.vm.spec import VmSpec, dump
+from vmkit.vm.spec_parts import Family, NicIo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vmkit.image.manifest import Image
+
+
+def decide(
+    spec: VmSpec, facts: HostFacts, images: Mapping[str, Image], sizes: Mapping[str, int]
+) -> tuple[Design, Plan]:
+    """Decide how to build the VM.
+
+    Args:
+        spec: what was asked for.
+        facts: the host it goes to.
+        images: the images that the spec names.
+        sizes: bytes of the disk that a guest sees, for those of them that have one.
+
+    Raises:
+        ConflictError: the name is taken. NotFoundError: a network is missing. UnsupportedError: the host cannot do it.
+        RefusedError: there is no room. SpecError: a CPU model or machine that this host does not know.
+    """
+    if spec.name in facts.domains:
+        raise ConflictError(
+            f"there is a VM named '{spec.name}' on {facts.uri} already",
+            hint=f"take another name, or delete it first: vmkit delete {spec.name}",
+        )
+    _refuse_unbuilt(spec)
+    image = images[spec.image] if spec.image else None
+    defaults = FAMILIES[spec.family]
+    why = Reasons()
+    _family(spec, why)
+    domain_type = accelerator.accelerator(spec, facts, why)
+    kvm = domain_type == "kvm"
+    machine = accelerator.machine(spec, facts, why)
+    size = memory.size(spec, defaults, image, why)
+    _vcpus(spec, facts, why)
+    place = placement.place(spec, defaults, facts, size, why)
+    chosen = cpu.cpu(spec, defaults, facts, domain_type, place.topology, why)
+    assigned = bool(spec.devices) or any(n.io in (NicIo.PASSTHROUGH, NicIo.SRIOV) for n in spec.nics)
+    backing = memory.backing(spec, defaults, facts, size, place.node, kvm=kvm, assigned=assigned, why=why)
+    disks = disk.disks(spec, defaults, facts, sizes, machine, why)
+    nics = nic.nics(spec, defaults, facts, machine, kvm=kvm, why=why)
+    offered = helpers.helpers(spec, facts, kvm=kvm, pinned=_exclusive(place), why=why)
+    helpers.interrupts(facts, disks, nics, kvm=kvm, why=why)
+    design = Design(
+        name=spec.name,
+        domain_type=domain_type,
+        arch=facts.arch,
+        machine=machine,
+        cpu=chosen,
+        vcpus=spec.vcpus,
+        memory=size,
+        cmdline=_cmdline(spec, image, why),
+        disks=disks,
+        nics=nics,
+        agent=facts.driver == "QEMU",
+        qemu_args=spec.qemu_args,
+        pinning=place.pinning,
+        backing=backing,
+        helpers=offered,
+        limits=spec.limits,
+        devices=tuple(d.address for d in spec.devices),
+    )
+    if spec.qemu_args:
+        why.chose("qemu_args", " ".join(spec.qemu_args), "asked for; libvirt marks the domain as tainted")
+    return design, Plan(f"VM {spec.name} on {facts.uri}", tuple(why.choices), _steps(spec, design), tuple(why.warnings))
+
+
+def _refuse_unbuilt(spec: VmSpec) -> None:
+    """Refuse what a spec may say and nothing carries out yet."""
+    plain = dump(spec)
+    fields = sorted({"limits", "devices"} & set(plain))
+    for kind in ("disks", "nics"):
+        for i, part in enumerate(plain.get(kind, ())):
+            fields += [f"{kind}[{i}].limits"] if "limits" in part else []
+            assigned = kind == "nics" and part.get("io") in (NicIo.PASSTHROUGH.value, NicIo.SRIOV.value)
+            fields += [f"nics[{i}].io"] if assigned else []
+    if fields:
+        raise UnsupportedError(f"{fields[0]}: not carried out by this version of vmkit", hint="leave it out")
+
+
+def _family(spec: VmSpec, why: Reasons) -> None:
+    given = spec.family is not Family.GENERAL
+    purpose = FAMILIES[spec.family].purpose
+    why.chose("family", spec.family.value, f"{ASKED}: {purpose}" if given else f"the default: {purpose}")
+
+
+def _vcpus(spec: VmSpec, facts: HostFacts, why: Reasons) -> None:
+    why.chose("vcpus", spec.vcpus, ASKED if spec.vcpus != 1 else "the default")
+    if spec.vcpus > facts.cpus:
+        why.warn(f"{spec.vcpus} vCPUs on {facts.cpus} CPUs: they cannot all run at once")
+
+
+def _exclusive(place: placement.Place) -> bool:
+    """Whether each vCPU has CPUs that nothing else of this VM runs on, and no other vCPU shares."""
+    if place.pinning is None:
+        return False
+    used = [n for cpus in place.pinning.vcpus for n in cpus]
+    return len(used) == len(set(used)) and not set(used) & set(place.pinning.rest)
+
+
+def _cmdline(spec: VmSpec, image: Image | None, why: Reasons) -> str | None:
+    if image is None or image.kernel is None:
+        if spec.cmdline:
+            raise SpecError("only images that bring a kernel take a command line", path="cmdline")
+        return None
+    words = [image.cmdline, f"vmkit.name={spec.name}"] if image.kind is ImageKind.MICRO else [image.cmdline]
+    if image.kind is ImageKind.MICRO:
+        first = spec.nics[0] if spec.nics and spec.nics[0].network != "none" else None
+        words.append(f"vmkit.ip={first.address if first else 'none'}")
+        if first and first.gateway:
+            words.append(f"vmkit.gw={first.gateway}")
+        why.chose("address", first.address if first else "none", "given to the guest on the kernel command line")
+    words.append(spec.cmdline)
+    why.chose(
+        "boot",
+        "direct kernel boot",
+        f"the image '{image.name}' brings kernel and initramfs: no firmware, no boot loader",
+    )
+    return " ".join(w for w in words if w)
+
+
+def _steps(spec: VmSpec, design: Design) -> tuple[Step, ...]:
+    steps = []
+    if spec.image:
+        steps.append(Step("place", f"image '{spec.image}' on the host", "done once for each host and image"))
+    steps += [
+        Step("create", f"volume {d.volume}", f"overlay of '{d.backing}'" if d.backing else "empty disk")
+        for d in design.disks
+        if d.volume
+    ]
+    steps.append(Step("define", f"domain {design.name}", "so that it survives a restart of the host"))
+    if spec.autostart:
+        steps.append(Step("mark", f"domain {design.name} for autostart", "asked for"))
+    steps.append(Step("start", f"domain {design.name}", ""))
+    return tuple(steps)
