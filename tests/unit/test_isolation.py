@@ -10,7 +10,8 @@ from vmkit.system.procmem import Running
 from vmkit.vm.isolation import UNKNOWN, Label, judge, labels
 
 XML = """<domain><seclabel type='dynamic' model='apparmor' relabel='yes'><label>libvirt-x</label></seclabel>
-<seclabel type='dynamic' model='dac'><label>+64055:+104</label></seclabel><seclabel type='none' model='selinux'/></domain>"""
+<seclabel type='dynamic' model='dac'><label>+64055:+104</label></seclabel>
+<seclabel type='none' model='selinux'/></domain>"""
 ARGV = ("qemu", "-uuid", "X", "-sandbox", "on,spawn=deny")
 
 
