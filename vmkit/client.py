@@ -10,6 +10,8 @@ from vmkit.progress import Reporter, silent
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vmkit.device.api import Devices
+    from vmkit.device.sriov import Sriov
     from vmkit.host.doctor import Report
     from vmkit.hotfix.api import Hotfixes
     from vmkit.hypervisor.host import Host
@@ -143,6 +145,20 @@ class Client:
         from vmkit.lab.api import Labs
 
         return Labs()
+
+    @cached_property
+    def devices(self) -> Devices:
+        """The PCI devices of the host."""
+        from vmkit.device.api import Devices
+
+        return Devices(self._connect)
+
+    @cached_property
+    def sriov(self) -> Sriov:
+        """The SR-IOV cards of the host."""
+        from vmkit.device.sriov import Sriov
+
+        return Sriov(self._connect)
 
     @cached_property
     def migrations(self) -> Migrations:
