@@ -136,7 +136,8 @@ node /run/libvirt/libvirt-sock /run/libvirt/virtqemud-sock /run/libvirt/virtxend
 PATH=$PATH:/usr/sbin:/sbin:/usr/libexec
 export PATH
 programs() {
-  for p in libvirtd virtqemud qemu-system-x86_64 qemu-system-aarch64 xl update-grub grub2-mkconfig; do command -v "$p"; done
+  for p in libvirtd virtqemud qemu-system-x86_64 qemu-system-aarch64 xl update-grub grub2-mkconfig \
+    apparmor_parser; do command -v "$p"; done
 }
 answer programs programs
 echo E

@@ -14,6 +14,7 @@ from vmkit.host.traps import VERSION_TRAPS
 from vmkit.values import Bytes
 
 _CONTROLLERS = ("cpu", "cpuset", "memory")
+_BLOCKS = {"v1": "blkio", "hybrid": "blkio", "v2": "io"}
 _OPEN_FILES = 4096
 
 
@@ -208,12 +209,7 @@ def _kernel(facts: HostFacts) -> Iterator[Finding]:
         yield Finding(
             "smt-vulnerable", "system", Level.NOTE, "hyperthreads leak into each other on this CPU", cost, fix
         )
-    missing = [c for c in _CONTROLLERS if c not in system.controllers]
-    if system.cgroup and missing:
-        cost = "guests cannot be limited in what they use"
-        what = f"cgroup controllers are missing: {', '.join(missing)}"
-        fix = kernel_option(facts, "cgroup_enable=memory") if missing == ["memory"] else ()
-        yield Finding("cgroup", "system", Level.GAP, what, cost, fix)
+    yield from _cgroups(facts)
     if system.open_files and system.open_files[1] is not None and system.open_files[1] < _OPEN_FILES:
         what = f"at most {system.open_files[1]} open files a process"
         cost = "guests with many disks, queues or vhost run out of them"
@@ -221,10 +217,32 @@ def _kernel(facts: HostFacts) -> Iterator[Finding]:
         yield Finding("open-files", "system", Level.NOTE, what, cost, fix)
 
 
+def _cgroups(facts: HostFacts) -> Iterator[Finding]:
+    system = facts.system
+    if not system.cgroup:
+        return
+    wanted = (*_CONTROLLERS, _BLOCKS[system.cgroup])
+    missing = [c for c in wanted if c not in system.controllers]
+    if not missing:
+        return
+    cost = "vmkit limit cannot hold a guest's CPU time, memory or disk weight where its controller is missing"
+    fix = kernel_option(facts, "cgroup_no_v1=all")
+    if missing == ["memory"]:
+        fix = kernel_option(facts, "cgroup_enable=memory")
+    elif facts.virt.container:
+        fix = ("start the container with its cgroup writable (--privileged, or --cgroupns=host)",)
+    elif system.cgroup != "v2":
+        fix = kernel_option(facts, "systemd.unified_cgroup_hierarchy=1")
+    yield Finding("cgroup", "system", Level.GAP, f"cgroup controllers are missing: {', '.join(missing)}", cost, fix)
+
+
 def _confinement(facts: HostFacts) -> Iterator[Finding]:
     if facts.libvirt.error is None and facts.libvirt.driver == "QEMU" and facts.libvirt.security == "none":
         active = facts.system.security in ("apparmor", "selinux")
         fix = ("set security_driver in /etc/libvirt/qemu.conf, then restart libvirtd",)
+        if facts.system.security == "apparmor" and not _has(facts, "apparmor_parser"):
+            package = "apt-get install apparmor" if "debian" in facts.system.family else "install AppArmor's programs"
+            fix = (f"{package}, then restart libvirtd",)
         if not active:
             fix = ("boot the kernel with security=apparmor or security=selinux, then restart libvirtd",)
         yield Finding(
@@ -235,3 +253,7 @@ def _confinement(facts: HostFacts) -> Iterator[Finding]:
             "a guest that breaks out of QEMU has the rights of QEMU's user",
             fix,
         )
+
+
+def _has(facts: HostFacts, program: str) -> bool:
+    return any(p.rpartition("/")[2] == program for p in facts.system.programs)

@@ -12,6 +12,7 @@ from vmkit.host.advice import advise
 from vmkit.host.facts.host import HostFacts, read
 from vmkit.host.facts.libvirt import Answers
 from vmkit.host.facts.probe import ProbeFacts
+from vmkit.host.facts.virt import Environment
 from vmkit.host.finding import Finding
 from vmkit.host.probe import ARCH, known_verdict
 from vmkit.host.summary import summary
@@ -35,11 +36,13 @@ class Report:
         version: of this form.
         host: who was looked at.
         facts: everything that is known.
+        accelerator: what runs guests here: 'kvm', 'tcg' (emulation), 'xen'; None if that is not known.
         findings: the most serious first.
     """
 
     version: int
     host: str
+    accelerator: str | None
     facts: HostFacts
     findings: tuple[Finding, ...]
 
@@ -75,7 +78,18 @@ def examine(
 def diagnose(host: str, text: str, answers: Answers, probe: ProbeFacts) -> Report:
     """The report on a captured host. Pure."""
     facts = read(tree.parse(text), answers, probe)
-    return Report(VERSION, host, facts, advise(facts))
+    return Report(VERSION, host, accelerator(facts), facts, advise(facts))
+
+
+def accelerator(facts: HostFacts) -> str | None:
+    """What runs guests on a host. Pure. What the probe guest did counts, and not that /dev/kvm is there."""
+    if facts.virt.environment is Environment.XEN_DOM0:
+        return "xen"
+    if facts.libvirt.driver not in ("QEMU", ""):
+        return None
+    if facts.probe.works is None:
+        return "tcg" if facts.kvm.device.present is False and facts.libvirt.driver == "QEMU" else None
+    return "kvm" if facts.probe.works else "tcg"
 
 
 def _ask(connect: Callable[[], Host], uri: str, prove: Prove | None, reporter: Reporter) -> tuple[Answers, ProbeFacts]:
@@ -119,7 +133,11 @@ def answers_of(host: Host, uri: str) -> Answers:
 
 
 def _domain_capabilities(host: Host, virt_type: str) -> str:
-    try:
-        return host.domain_capabilities(virt_type=virt_type, arch=host.node()[0])
-    except VmkitError:  # a driver without them; the facts say unknown then
-        return ""
+    """Those of a q35 machine on x86, where QEMU's own default is the old 'pc', which has no secure boot."""
+    arch = host.node()[0]
+    for machine in ("q35", None) if arch == ARCH and virt_type != "xen" else (None,):
+        try:
+            return host.domain_capabilities(virt_type=virt_type, arch=arch, machine=machine)
+        except VmkitError:
+            continue
+    return ""  # a driver without them; the facts say unknown then

@@ -36,7 +36,7 @@ STEP: Final = "kvm probe"
 def probe_kvm(host: Host, kernel: str, initrd: str, reporter: Reporter = silent) -> KvmVerdict:
     """Find out whether KVM runs guests on a host, or recall it if this was found out since the host booted.
 
-    Takes the time of one small guest's boot under TCG and 2 s more at worst (seldom over 8 s), 60 s if neither boots.
+    Takes at worst twice the time that a small guest needs to boot under TCG (seldom over 8 s), 180 s if neither boots.
     The two guests are transient and end with the probe, also if the caller dies.
 
     Args:

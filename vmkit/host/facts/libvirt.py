@@ -44,6 +44,7 @@ class LibvirtFacts:
         domain_types: types of guests for the host's architecture: 'kvm', 'qemu', 'xen', ...
         machines: machine types for them.
         cpu_host_model: the model that stands for the host's CPU; None if there is none.
+        cpu_host_features: what that model has on top of its name here.
         cpu_models: models that guests can have here.
         max_vcpus: of one guest; None if unknown.
         uefi: whether guests can have UEFI firmware (OVMF); None if unknown.
@@ -61,6 +62,7 @@ class LibvirtFacts:
     domain_types: tuple[str, ...]
     machines: tuple[str, ...]
     cpu_host_model: str | None
+    cpu_host_features: tuple[str, ...]
     cpu_models: tuple[str, ...]
     max_vcpus: int | None
     uefi: bool | None
@@ -86,6 +88,13 @@ def read(answers: Answers, arch: str) -> LibvirtFacts:
         domain_types=tuple(sorted(types)),
         machines=tuple(sorted(machines)),
         cpu_host_model=domain.findtext("cpu/mode[@name='host-model'][@supported='yes']/model"),
+        cpu_host_features=tuple(
+            sorted(
+                f.get("name", "")
+                for f in domain.iterfind("cpu/mode[@name='host-model'][@supported='yes']/feature")
+                if f.get("policy") == "require"
+            )
+        ),
         cpu_models=tuple(
             sorted(
                 {m.text or "" for m in domain.iterfind("cpu/mode[@name='custom']/model") if m.get("usable") == "yes"}
