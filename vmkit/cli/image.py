@@ -45,6 +45,21 @@ def micro(context: Context, /, *, name: str | None, kernel: str, force: bool) ->
     click.echo(f"built {made.name}: {made.size} from {made.source}")
 
 
+@build.command()
+@click.option("--name", default="bench", show_default=True, help="What to call it.")
+@click.option("--force", is_flag=True, help="Replace the image of that name. VMs made from it are not touched.")
+@click.pass_obj
+def bench(context: Context, /, *, name: str, force: bool) -> None:
+    """Build the guest of 'vmkit bench host': the micro guest with the programs that measure.
+
+    The generic kernel, and on the disk stress-ng, sysbench, fio and iperf3 with their libraries, from Debian packages
+    that are downloaded and not installed (120 MB).
+    """
+    with render.progress() as reporter:
+        made = context.client().images.build_bench(name, force=force, reporter=reporter)
+    click.echo(f"built {made.name}: {made.size} from {made.source}")
+
+
 @image.command("import")
 @click.argument("source", metavar="FILE|URL")
 @click.option("--name", required=True, help="What to call it.")

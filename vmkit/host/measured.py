@@ -1,7 +1,7 @@
 """What `vmkit bench host` found out: the layout of its file, HOME/bench/host.json. Reading is pure but for `load`.
 
-Layout (format 1): an object with `format`, `when` (UTC, ISO 8601), `seconds` (of one sample), `machine` and `tools` (text
-by name), `results` (a list of objects with the fields of `Result`) and `skipped` (with those of `Skipped`).
+Layout (format 1): an object with `format`, `when` (UTC, ISO 8601), `seconds` (of one sample), `machine` and `tools`
+(text by name), `results` (a list of objects with the fields of `Result`) and `skipped` (with those of `Skipped`).
 """
 
 from __future__ import annotations

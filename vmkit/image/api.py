@@ -69,6 +69,16 @@ class Images:
             raise SpecError(f"{kernel!r} is not 'cloud' or 'generic'", path="kernel") from None
         return micro.build(name, kernel=which, force=force, reporter=reporter)
 
+    def build_bench(self, name: str = "bench", *, force: bool = False, reporter: Reporter = silent) -> Image:
+        """Build the guest for `vmkit bench host`: the micro guest with the programs that measure (120 MB of downloads).
+
+        Raises:
+            As `build_micro`.
+        """
+        from vmkit.image import bench
+
+        return bench.build(name, force=force, reporter=reporter)
+
     def import_(
         self, source: str | Path, name: str, *, sha256: str | None = None, reporter: Reporter = silent
     ) -> Image:

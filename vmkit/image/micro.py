@@ -225,6 +225,6 @@ def _templates() -> Iterator[cpio.Node]:
 def _make_disk(raw: Path, size: Bytes, content: Path | None, qcow2: Path) -> None:
     with raw.open("wb") as f:
         f.truncate(size)
-    filled = ["-d", content] if content else []
+    filled: list[str | Path] = ["-d", content] if content else []
     run([find_program("mke2fs", package="e2fsprogs"), "-q", "-t", "ext4", "-L", "vmkit-data", *filled, "-F", raw])
     run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2])

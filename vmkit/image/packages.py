@@ -11,6 +11,9 @@ from vmkit.system.files import ensure_dir
 from vmkit.system.process import run
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]+\Z")
+_SHARED = re.compile(r"^((?:lib[a-z0-9]|zlib)[a-z0-9.+-]+)$", re.MULTILINE)
+_NO_LIBRARY = re.compile(r"-(perl|common|data|stdlib|minimal|bin)$|-modules|^lib(perl|python|debian-installer)")
+"""Packages called lib... that hold no shared library of a C program."""
 _MISSING = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
 _FOUND = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)", re.MULTILINE)
 
@@ -82,3 +85,42 @@ def libraries(program: Path, package: str, scratch: Path) -> list[Path]:
     if missing := _MISSING.findall(listing):
         raise UnsupportedError(f"{program.name} needs {', '.join(missing)}", hint=f"apt-get install {package}")
     return [Path(p) for p in _FOUND.findall(listing)]
+
+
+def with_libraries(packages: Iterable[str]) -> list[str]:
+    """The packages, and those of the shared libraries that they need, directly or by way of others.
+
+    Raises:
+        EffectError: apt knows one of them not.
+    """
+    wanted = list(packages)
+    options = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
+    listing = run(["apt-cache", "depends", "--recurse", *options, *wanted]).stdout
+    return [*wanted, *sorted({n for n in _SHARED.findall(listing) if not _NO_LIBRARY.search(n)} - set(wanted))]
+
+
+def needed(program: Path, root: Path) -> list[Path]:
+    """Shared libraries that a program of an unpacked tree loads, from that tree, its dynamic linker included.
+
+    Raises:
+        UnsupportedError: the tree lacks one.
+    """
+    # Some libraries are in folders of their own, which others name as they are installed ($ORIGIN, RUNPATH).
+    files = sorted(
+        p for p in root.rglob("*.so*") if p.is_file() and not (p.is_symlink() and p.readlink().is_absolute())
+    )
+    folders = ":".join(dict.fromkeys(str(p.parent) for p in files))
+    loader = next((p for p in files if p.name.startswith("ld-linux-")), None)
+    if loader is None:
+        raise UnsupportedError("apt's libc6 has no dynamic linker", hint="apt-get update")
+    listing = run([loader, "--library-path", folders, "--list", program]).stdout
+    if missing := _MISSING.findall(listing):
+        raise UnsupportedError(f"{program.name} needs {', '.join(missing)}", hint=f"apt-get install {program.name}")
+    found = [Path(p) for p in _FOUND.findall(listing)]
+    if outside := [p for p in found if root not in p.parents]:
+        raise UnsupportedError(f"{program.name} needs {outside[0].name}, which no package brought")
+    return list(dict.fromkeys([*found, loader]))
+
+
+def _leads_out(path: Path) -> bool:
+    return path.is_symlink() and path.readlink().is_absolute()
