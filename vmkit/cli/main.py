@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "device": Entry("device", "device", "PCI devices: who uses them; give them to VMs, and back."),
     "doctor": Entry("doctor", "doctor", "Say what a host can do, what it lacks, and what mends that."),
     "exec": Entry("console", "exec_", "Run a program inside a VM through its guest agent."),
+    "explain": Entry("explain", "explain", "Say how a VM is or would be virtualised, why, and at what cost."),
     "hotfix": Entry("hotfix", "hotfix", "Patch the code of running QEMU processes, and take it back."),
     "image": Entry("image", "image", "Build, import, list and delete images.", host=False),
     "jobs": Entry("jobs", "jobs", "See and cancel long operations, also from another terminal."),

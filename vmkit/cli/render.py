@@ -81,7 +81,11 @@ def show_plan(plan: Plan, output: str = "table") -> None:
     click.echo(plan.title)
     if plan.choices:
         click.echo()
-        _table(["CHOICE", "VALUE", "BECAUSE"], [[c.subject, c.value, c.reason] for c in plan.choices])
+        rows = []
+        for choice in plan.choices:
+            rows.append([choice.subject, choice.value, choice.reason])
+            rows += [["", "", f"not {r.value}: {r.reason}"] for r in choice.rejected]
+        _table(["CHOICE", "VALUE", "BECAUSE"], rows)
     if plan.steps:
         click.echo()
         _table(["STEP", "WHAT", "BECAUSE"], [[f"{i}. {s.verb}", s.what, s.reason] for i, s in enumerate(plan.steps, 1)])

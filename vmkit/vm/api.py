@@ -15,6 +15,7 @@ from vmkit.progress import Reporter, silent
 from vmkit.vm.machine import Vm
 
 if TYPE_CHECKING:
+    from vmkit.host.measured import Measured
     from vmkit.plan import Plan
     from vmkit.vm.readiness import Ready
     from vmkit.vm.spec import VmSpec
@@ -98,6 +99,26 @@ class Vms:
 
         return prepare(self._connect(), parse(spec), reporter).plan
 
+    def explain(self, spec: VmSpec | dict[str, Any], *, reporter: Reporter = silent) -> Plan:
+        """As `plan`, with what `vmkit bench host` measured on this host beside each choice that has a price."""
+        from vmkit.vm.explain import with_measured
+
+        return with_measured(self.plan(spec, reporter=reporter), _measured(self._connect()))
+
+    def explain_vm(self, name: str) -> Plan:
+        """What the XML of a VM that exists, whoever made it, says about how it is virtualised.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        from vmkit.vm.explain import explained, with_measured
+        from vmkit.vm.machine_facts import MachineFacts, look
+
+        host = self._connect()
+        vm = self.get(name)
+        facts = look(host) if host.driver == "QEMU" else MachineFacts()
+        return with_measured(explained(vm.domain.xml(), host.uri, facts, vm.remembered()), _measured(host))
+
     def plans(self, specs: Sequence[VmSpec], *, reporter: Reporter = silent) -> builtins.list[Plan]:
         """The plan of each VM that `apply` would make; VMs that exist are checked and have none."""
         existing = {d.name: Vm(d) for d in self._connect().domains()}
@@ -176,6 +197,13 @@ class Vms:
                 Applied(spec.name, "started" if started else "unchanged", None, ready.seconds if ready else None)
             )
         return done
+
+
+def _measured(host: Host) -> Measured | None:
+    """The last run of `vmkit bench host`; it is of this machine, and says nothing of another."""
+    from vmkit.host.measured import load
+
+    return load() if host.local else None
 
 
 def _check_same(vm: Vm, spec: VmSpec) -> None:
