@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vmkit.hypervisor.host import Host
 
 MIB: Final = 2**20
+_RUNNING_REASONS: Final = {10: "post-copy", 11: "post-copy failed"}
+"""virDomainRunningReason, as far as a migration makes them. They came with libvirt 1.3.3 and 8.5."""
 _MIGRATION_OPERATIONS: Final = (
     libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN,
     libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT,
@@ -37,11 +39,31 @@ class FileStamp:
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """How the memory goes across.
+
+    Attributes:
+        live: the guest runs meanwhile; else it stands still from the beginning.
+        post_copy: make it possible to switch to post-copy on the way (`start_postcopy`).
+        auto_converge: let QEMU slow the guest's vCPUs down when it dirties memory faster than it is sent.
+        compression: '' for none, 'xbzrle', or (with parallel connections) 'zstd' or 'zlib'.
+        parallel: connections; 0 for the one that QEMU uses by itself.
+    """
+
+    live: bool = True
+    post_copy: bool = False
+    auto_converge: bool = False
+    compression: str = ""
+    parallel: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """What one host knows of a domain at one moment.
 
     Attributes:
-        state, reason: as in DomainInfo.
+        state, reason: as in DomainInfo; of a running domain 'post-copy' while a part of its memory is at its source,
+            and 'post-copy failed' if that part has become out of reach.
         persistent: whether it is defined there.
         autostart: whether it starts with the host.
         job: whether a job runs on it.
@@ -91,7 +113,7 @@ def sight(domain: Domain) -> Sighting | None:
             domain.name,
             domain.uuid,
             info.state,
-            info.reason,
+            info.reason or _running_reason(domain),
             persistent,
             persistent and autostart(domain),
             job,
@@ -101,6 +123,11 @@ def sight(domain: Domain) -> Sighting | None:
         if domain.host.alive and not domain.exists():
             return None
         raise
+
+
+def _running_reason(domain: Domain) -> str:
+    state, reason = domain.handle.state()
+    return _RUNNING_REASONS.get(reason, "") if state == libvirt.VIR_DOMAIN_RUNNING else ""
 
 
 def sight_uuid(host: Host, uuid: str) -> Sighting | None:
@@ -202,12 +229,20 @@ def set_max_downtime(domain: Domain, milliseconds: int) -> None:
 
 
 def migrate_live(
-    domain: Domain, target: Host, *, persistent: bool, bandwidth: int | None = None, same_storage: bool = False
+    domain: Domain,
+    target: Host,
+    *,
+    persistent: bool,
+    bandwidth: int | None = None,
+    same_storage: bool = False,
+    options: Options = Options(),
+    resume: bool = False,
 ) -> Domain:
-    """Move a running domain to `target` by pre-copy, steered by this process; returns when it is over.
+    """Move a running domain to `target`, steered by this process; returns when it is over.
 
-    libvirt's own migratable XML goes across, so nothing that a definition holds is lost. If this process dies, both
-    libvirts notice the closed connections: the source ends the job, the target removes the incoming domain.
+    libvirt's own migratable XML goes across, so nothing that a definition holds is lost. If this process dies before
+    the switch to post-copy, both libvirts notice the closed connections: the source ends the job, the target removes
+    the incoming domain.
 
     Args:
         domain: what to move; it runs or is paused.
@@ -216,18 +251,21 @@ def migrate_live(
         bandwidth: bytes a second, rounded up to whole MiB (libvirt's unit); None for no limit.
         same_storage: the caller has shown that both hosts see the very same files; libvirt's own check, which knows
             network file systems only, is left out.
+        options: how the memory goes across.
+        resume: take up a post-copy migration that broke (libvirt 8.5); everything else as it was then.
 
     Raises:
         CancelledError: the job was aborted; the domain runs on at the source.
         RefusedError: libvirt refused before it began.
         EffectError, UnreachableError: it failed; both hosts have to be asked what there is.
     """
-    flags = libvirt.VIR_MIGRATE_LIVE
+    flags, params = _flags(options)
     if persistent:
         flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     if domain.host.driver == "QEMU":  # Xen's driver refuses flags that it does not know (LIBXL_MIGRATION_FLAGS)
         flags |= libvirt.VIR_MIGRATE_ABORT_ON_ERROR | (libvirt.VIR_MIGRATE_UNSAFE if same_storage else 0)
-    params: dict[str, Any] = {}
+    if resume:
+        flags |= libvirt.VIR_MIGRATE_POSTCOPY_RESUME
     if bandwidth is not None:
         params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = max(1, -(-bandwidth // MIB))
     try:
@@ -241,6 +279,35 @@ def migrate_live(
                 "shared_filesystems of qemu.conf on both hosts",
             ) from e
         raise error from e
+
+
+def _flags(options: Options) -> tuple[int, dict[str, Any]]:
+    """Flags and typed parameters for the options."""
+    flags = libvirt.VIR_MIGRATE_LIVE if options.live else 0
+    params: dict[str, Any] = {}
+    if options.post_copy:
+        flags |= libvirt.VIR_MIGRATE_POSTCOPY
+    if options.auto_converge:
+        flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    if options.compression:
+        flags |= libvirt.VIR_MIGRATE_COMPRESSED
+        params[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = options.compression
+    if options.parallel:
+        flags |= libvirt.VIR_MIGRATE_PARALLEL
+        params[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = options.parallel
+    return flags, params
+
+
+def start_postcopy(domain: Domain) -> None:
+    """Switch a migration that was begun with `post_copy` over now: the guest goes on at the target.
+
+    From here on neither host has all of the guest's memory until the transfer has ended.
+
+    Raises:
+        RefusedError: no such migration runs on it.
+    """
+    with translated(f"switch of {domain.name} to post-copy"):
+        domain.handle.migrateStartPostCopy(0)
 
 
 def forget(domain: Domain) -> None:
