@@ -157,21 +157,16 @@ def detach(domain: Domain, device: str, *, deadline: float = UNPLUG, reporter: R
     remember(domain, lendings_of(domain).without(mac=found.mac, address=found.address))
     if in_live is not None:
         _unplug(domain, in_live, deadline)
-    take_back(domain, only=found.address, reporter=reporter)
+    take_back(see(domain.host), domain.uuid, only=found.address, reporter=reporter)
     return Attached(domain.name, found.address, found.mac, active and in_live is not None, in_config is not None)
 
 
-def take_back(domain: Domain, *, only: str | None = None, reporter: Reporter = silent) -> None:
-    """Give what was lent to a domain and is not in use any more back to the host. Cheap where nothing was lent.
+def take_back(seen: Seen, uuid: str, *, only: str | None = None, reporter: Reporter = silent) -> None:
+    """Give what was lent to a domain, which may be gone by now, and is not in use any more back to the host.
 
     Raises:
         EffectError: a driver does not take its function back; its claim stays.
     """
-    take_back_from(domain.host.uri, see(domain.host), domain.uuid, only, reporter)
-
-
-def take_back_from(_uri: str, seen: Seen, uuid: str, only: str | None, reporter: Reporter) -> None:
-    """The same for a domain that may be gone by now."""
     running = {a for g in seen.guests if g.uuid == uuid and g.active for a in g.running}
     for claim in seen.facts.claims.values():
         if claim.uuid == uuid and claim.address not in running and only in (None, claim.address):

@@ -68,12 +68,24 @@ def lent(
             claims.append(take(host, pick, vm=vm, uuid=uuid, work=work, reporter=reporter))
         yield tuple(claims)
     except BaseException:
-        for claim in reversed(claims):
-            with contextlib.suppress(VmkitError):  # the claim stays, and tells of it
-                give_back(host, claim, reporter)
+        _give_all_back(host, claims, reporter)
         raise
     for claim in claims:
         host.swap(_file(claim.address), to_text(claim), to_text(claim.now_lent()))
+
+
+def _give_all_back(host: DeviceHost, claims: Sequence[Claim], reporter: Reporter) -> None:
+    """After a failure. What a process has open by now is left: taking it away would wait until that process ends."""
+    if not claims:
+        return
+    with contextlib.suppress(VmkitError):
+        facts = look(host)
+        for claim in reversed(claims):
+            function = facts.functions.get(claim.address)
+            if function is not None and function.group in facts.holders:
+                continue
+            with contextlib.suppress(VmkitError):  # the claim stays, and tells of it
+                give_back(host, claim, reporter)
 
 
 def take(host: DeviceHost, pick: Pick, *, vm: str, uuid: str, work: str, reporter: Reporter = silent) -> Claim:

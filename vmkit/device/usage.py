@@ -71,12 +71,15 @@ def usage_of(function: Function, facts: DeviceFacts, guests: Iterable[Guest], li
     for guest in guests:
         if guest.active and function.address in guest.running:
             return Usage(Kind.VM, guest.name, guest.name)
-    if (claim := facts.claims.get(function.address)) is not None:
-        return _claimed(claim, guests, lives)
+    claim = facts.claims.get(function.address)
+    claimed = _claimed(claim, guests, lives) if claim else None
+    if claimed and claimed.kind is Kind.PENDING:
+        return claimed
+    if function.driver == VFIO and (holders := facts.holders.get(function.group or "")):
+        return Usage(Kind.PROCESS, ", ".join(f"{h.name} (pid {h.pid})" for h in holders))
+    if claimed:
+        return claimed
     if function.driver == VFIO:
-        holders = facts.holders.get(function.group or "", ())
-        if holders:
-            return Usage(Kind.PROCESS, ", ".join(f"{h.name} (pid {h.pid})" for h in holders))
         return Usage(Kind.ORPHAN, "orphan: bound to vfio-pci, and no VM has it")
     if function.needed:
         return Usage(Kind.HOST, f"host: {'; '.join(function.needed)}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from vmkit.progress import Reporter, silent
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.system.templates import template
-from vmkit.vm import xml
+from vmkit.vm import devices, xml
 from vmkit.vm.choices.decide import decide
 from vmkit.vm.console_log import log_name, remove
 from vmkit.vm.design import Design
@@ -27,6 +28,7 @@ from vmkit.vm.metadata import Remembered
 from vmkit.vm.spec import VmSpec, dump
 
 if TYPE_CHECKING:
+    from vmkit.device.plan import Pick, Wish
     from vmkit.image.manifest import Image
     from vmkit.image.place import Placed
 
@@ -55,7 +57,7 @@ def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent) -> Prepared:
     facts = gather(host, spec, reporter)
     sizes = {name: virtual_size(image.disk.path) for name, image in images.items() if image.disk}
     design, plan = decide(spec, facts, images, sizes)
-    return Prepared(spec, design, plan, images)
+    return Prepared(spec, design, devices.planned(host, spec, design, plan), images)
 
 
 def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start: bool = True) -> Domain:
@@ -70,14 +72,14 @@ def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start:
     name = prepared.design.name
     log = log_name(name) if host.driver == "QEMU" else None
     facts: dict[str, Any] = {"uri": host.uri, "uuid": str(uuids.uuid4()), "volumes": [], "log": log}
-    with journalled("create", name, "begin", **facts) as entry, deferred() as interrupted:
+    with journalled("create", name, "begin", **facts) as entry, deferred() as interrupted, ExitStack() as lendings:
 
         def checkpoint() -> None:
             if by := interrupted():
                 raise CancelledError(f"the creation of {name} was stopped by {by}")
 
         try:
-            domain = _make(host, prepared, entry, checkpoint, reporter, start=start)
+            domain = _make(host, prepared, entry, checkpoint, reporter, lendings, start=start)
             checkpoint()
         except BaseException as e:
             left = _undo_or_keep(host, entry)
@@ -93,9 +95,11 @@ def _make(
     entry: Entry,
     checkpoint: Callable[[], None],
     reporter: Reporter,
+    lendings: ExitStack,
     *,
     start: bool,
 ) -> Domain:
+    """The steps. What is lent is given back when `lendings` closes after a failure: when the domain is gone again."""
     design, spec, log = prepared.design, prepared.spec, entry.record.data["log"]
     pool = ensure_pool(host) if design.disks or log else None
     placed = {}
@@ -104,17 +108,23 @@ def _make(
         checkpoint()
     paths = _make_volumes(pool, design, placed, entry) if pool else {}
     main = placed.get(spec.image or "")
+    checkpoint()
+    wishes = devices.wishes_of(spec, design)
+    picks = lendings.enter_context(_lent(host, wishes, entry, reporter, start=start))
     placement = xml.Placement(
         kernel=main.kernel if main else None,
         initrd=main.initrd if main else None,
         volumes=paths,
         console_log=str(pool.folder / log) if pool and log else None,
+        hostdevs=devices.addresses(picks, design),
     )
     remembered = Remembered(dump(spec), spec.image, design.volumes, log)
     base = template("domain.xml").read_text()
     checkpoint()
     entry.advance("define")
     domain = host.define(xml.domain_xml(base, design, placement, remembered, entry.record.data["uuid"]))
+    if wishes:
+        devices.remember(domain, wishes)
     if spec.autostart:
         domain.set_autostart(True)
     if log:
@@ -124,6 +134,18 @@ def _make(
         entry.advance("start")
         domain.start()
     return domain
+
+
+def _lent(
+    host: Host, wishes: Sequence[Wish], entry: Entry, reporter: Reporter, *, start: bool
+) -> AbstractContextManager[tuple[Pick, ...]]:
+    """Lend what the VM is to have. The entry says so first, for whoever has to clean up."""
+    name = entry.record.subject
+    if wishes and start:
+        entry.advance("lend", lends=True)
+    return devices.lent(
+        host, wishes, vm=name, uuid=entry.record.data["uuid"], work=f"create {name}", start=start, reporter=reporter
+    )
 
 
 def _undo_or_keep(host: Host, entry: Entry) -> str:

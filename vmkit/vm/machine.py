@@ -156,8 +156,8 @@ class Vm:
             ConflictError: it is paused, or an operation holds it.
         """
         from vmkit.vm.console_log import remove
+        from vmkit.vm.devices import lent_for_start
 
-        del reporter
         state = self.state
         if state is DomainState.PAUSED:
             raise ConflictError(f"{self.name} is paused", hint=f"vmkit resume {self.name}")
@@ -166,20 +166,33 @@ class Vm:
         memory = self.remembered()
         if memory and memory.console_log:
             remove(self.domain.host, memory.console_log)
-        self.domain.start()
+        with lent_for_start(self.domain, reporter):
+            self.domain.start()
         return True
 
     def stop(self, *, force: bool = False, deadline: float = 60.0) -> bool:
         """Shut it down and wait for that; with `force`, pull the plug. False if it is shut off already.
 
+        Devices that vmkit lent to it go back to the host.
+
         Raises:
             DeadlineError: the guest did not shut down in time; it still runs.
+            EffectError: it is off, and a device did not go back to its driver.
         """
+        from vmkit.vm.devices import has_lendings, take_back
+
         if not self.state.active:
             return False
+        lends = has_lendings(self.domain)
+        self._end(force, deadline)
+        if lends:
+            take_back(self.domain.host, self.uuid)
+        return True
+
+    def _end(self, force: bool, deadline: float) -> None:
         if force or self.state is DomainState.CRASHED:
             self.domain.destroy()
-            return True
+            return
         if self.state is DomainState.PAUSED:
             raise ConflictError(
                 f"{self.name} is paused, so its guest cannot shut down",
@@ -204,7 +217,7 @@ class Vm:
                     f"{self.name} did not shut down within {deadline:g} s; it still runs",
                     hint=f"the guest ignored the request: vmkit stop --force {self.name}",
                 ) from None
-            return True
+            return
 
     def reboot(self, *, force: bool = False) -> None:
         """Ask the guest to reboot; with `force`, press the reset button."""
@@ -247,6 +260,8 @@ class Vm:
     def delete(self, *, force: bool = False) -> tuple[str, ...]:
         """Remove its definition, and the disks and the console log that vmkit made for it. Other disks are left alone.
 
+        Devices that vmkit lent to it go back to the host.
+
         Returns:
             What was removed.
 
@@ -254,7 +269,9 @@ class Vm:
             ConflictError: it runs, and `force` is not set.
         """
         from vmkit.image.place import POOL
+        from vmkit.vm.devices import has_lendings, take_back
 
+        lends = has_lendings(self.domain)
         if self.state.active:
             if not force:
                 raise ConflictError(
@@ -274,6 +291,8 @@ class Vm:
             pool = self.domain.host.pool(POOL)
             pool.refresh()
             removed += [f"volume {v}" for v in volumes if pool.delete(v)]
+        if lends:
+            take_back(self.domain.host, self.uuid)
         return tuple(removed)
 
     def log(self, *, last: int | None = None) -> str:

@@ -28,4 +28,6 @@ def recover(entry: Entry, reporter: Reporter) -> str:
             return f"creation of {record.subject} was cut off after the VM had started; it is kept"
         removed = undo(host, record.data)
     what = f"removed {', '.join(removed)}" if removed else "nothing was left of it"
+    if record.data.get("lends"):
+        what += "; devices that it had taken: vmkit device list names them, vmkit device release gives them back"
     return f"creation of {record.subject} was cut off at '{record.phase}'; {what}"
