@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.test_choices import HOST, made
 from vmkit.errors import ConflictError, NotFoundError, SpecError, UnsupportedError
 from vmkit.hypervisor.tuning import Controllers
+from vmkit.system.templates import template
 from vmkit.values import Bytes
-from vmkit.vm import xml_limits
+from vmkit.vm import xml, xml_limits
 from vmkit.vm.limit_plan import LimitFacts, decide
 from vmkit.vm.limits import Limits, from_kilobytes, kilobytes, least_cap, merge, parse_change, rows, settings
+from vmkit.vm.metadata import Remembered
 from vmkit.vm.spec_parts import DiskLimits, LimitsSpec, NicLimits
 
 MIB = 1 << 20
@@ -206,3 +210,35 @@ def test_a_session_and_a_nic_without_a_tap_are_refused() -> None:
 def test_what_is_odd_is_warned_of() -> None:
     assert "more than 2 vCPUs" in decide(facts(), parse_change(cpus="4")).plan.warnings[0]
     assert "tb-size" in decide(facts(accelerator="tcg"), parse_change(memory_cap="1G")).plan.warnings[0]
+
+
+LIMITED = {
+    "limits": {"cpu_quota": 0.5, "cpu_shares": 200, "memory": "1G", "io_weight": 50},
+    "disks": [{"limits": {"read_iops_sec": 100}}],
+    "nics": [{"network": "default", "mac": "52:54:00:00:00:01", "limits": {"outbound": "2M"}}],
+}
+
+
+def test_a_new_vm_has_its_limits_from_the_start() -> None:
+    design, plan = made(**LIMITED)
+    places = xml.Placement(volumes={"web1-0.qcow2": "/p/web1-0.qcow2"})
+    remembered = Remembered({}, None, (), None)
+    text = xml.domain_xml(template("domain.xml").read_text(), design, places, remembered, "0" * 32)
+    found = xml_limits.read(text)
+    assert found.vm == LimitsSpec(cpu_quota=0.5, cpu_shares=200, memory=Bytes(1 << 30), io_weight=50)
+    assert found.disks[0].limits == DiskLimits(read_iops_sec=100)
+    assert found.nics[0].limits == NicLimits(outbound=Bytes(2 * MIB))
+    reasons = {c.subject: c.value for c in plan.choices}
+    assert reasons["limits.cpu_quota"] == "0.5"
+    assert reasons["disks[0].limits"] == "read-iops=100"
+    assert reasons["nics[0].limits"] == "out=2M"
+
+
+def test_limits_that_no_host_could_hold_are_refused_before_anything_is_made() -> None:
+    with pytest.raises(SpecError, match=r"limits\.memory.*would kill"):
+        made(limits={"memory": "256M"})
+    with pytest.raises(UnsupportedError, match="no tap"):
+        made(nics=[{"network": "user", "limits": {"inbound": "1M"}}])
+    with pytest.raises(UnsupportedError, match="user's own libvirt"):
+        made(replace(HOST, uri="qemu:///session"), limits={"cpu_shares": 50})
+    assert "more than 1 vCPUs" in made(limits={"cpu_quota": 3})[1].warnings[0]

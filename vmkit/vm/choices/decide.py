@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vmkit.errors import ConflictError, SpecError, UnsupportedError
 from vmkit.image.manifest import ImageKind
 from vmkit.plan import Plan, Step
-from vmkit.vm.choices import accelerator, cpu, disk, helpers, memory, nic, placement
+from vmkit.vm.choices import accelerator, cpu, disk, helpers, limits, memory, nic, placement
 from vmkit.vm.choices.reasons import ASKED, Reasons
 from vmkit.vm.design import Design
 from vmkit.vm.facts import HostFacts
@@ -75,7 +75,7 @@ def decide(
         pinning=place.pinning,
         backing=backing,
         helpers=offered,
-        limits=spec.limits,
+        limits=limits.limits(spec, facts, size, disks, nics, why),
         devices=tuple(d.address for d in spec.devices),
     )
     if spec.qemu_args:
@@ -86,12 +86,10 @@ def decide(
 def _refuse_unbuilt(spec: VmSpec) -> None:
     """Refuse what a spec may say and nothing carries out yet."""
     plain = dump(spec)
-    fields = sorted({"limits", "devices"} & set(plain))
-    for kind in ("disks", "nics"):
-        for i, part in enumerate(plain.get(kind, ())):
-            fields += [f"{kind}[{i}].limits"] if "limits" in part else []
-            assigned = kind == "nics" and part.get("io") in (NicIo.PASSTHROUGH.value, NicIo.SRIOV.value)
-            fields += [f"nics[{i}].io"] if assigned else []
+    fields = sorted({"devices"} & set(plain))
+    for i, part in enumerate(plain.get("nics", ())):
+        assigned = part.get("io") in (NicIo.PASSTHROUGH.value, NicIo.SRIOV.value)
+        fields += [f"nics[{i}].io"] if assigned else []
     if fields:
         raise UnsupportedError(f"{fields[0]}: not carried out by this version of vmkit", hint="leave it out")
 
