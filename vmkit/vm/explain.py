@@ -162,7 +162,7 @@ def _memory(root: ET.Element, kind: str, facts: MachineFacts, why: Reasons) -> N
     backing = root.find("memoryBacking")
     huge = backing.find("hugepages") if backing is not None else None
     if huge is not None:
-        pages = [f"{p.get('size')}{p.get('unit', 'KiB')[:1]}" for p in huge.iterfind("page")]
+        pages = [str(Bytes.parse(f"{p.get('size')}{p.get('unit', 'KiB')}")) for p in huge.iterfind("page")]
         why.chose("hugepages", ", ".join(pages) or "the host's default size", "fewer TLB misses; never swapped")
     elif kind in ("kvm", "qemu"):
         mode = f"transparent huge pages: {facts.thp}" if facts.thp else "the kernel may merge them"

@@ -135,8 +135,10 @@ def _to_be_pinned(spec: VmSpec) -> bool:
 
 
 def _machine(host: Host, spec: VmSpec, pool_folder: str | None) -> MachineFacts:
+    from vmkit.image.place import DEFAULT_FOLDER
+
     sources = tuple(d.source for d in spec.disks if d.source)
-    return look(host, pool_folder, sources)
+    return look(host, pool_folder or str(DEFAULT_FOLDER), sources)
 
 
 def _huge_pages(host: Host, layout: Topology) -> dict[int, dict[int, Pool]]:

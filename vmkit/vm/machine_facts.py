@@ -68,10 +68,10 @@ def _paths(shell: Shell, folder: str | None, devices: tuple[str, ...]) -> tuple[
     """The file system of a folder, and what keeps each block device from being given away."""
     if not folder and not devices:
         return None, {}
-    lines = [
-        "LC_ALL=C; export LC_ALL",
-        f"stat -f -c %T -- {shlex.quote(folder)} 2>/dev/null || echo" if folder else "echo",
-    ]
+    # A folder that is still to be made will be on what its nearest parent is on.
+    up = f'p={shlex.quote(folder or "")}; while [ "$p" ] && ! [ -e "$p" ]; do p=${{p%/*}}; done'
+    stat = f'{up}; stat -f -c %T "${{p:-/}}" 2>/dev/null || echo' if folder else "echo"
+    lines = ["LC_ALL=C; export LC_ALL", stat]
     for path in devices:
         name = shlex.quote(path)
         lines.append(

@@ -32,9 +32,11 @@ def size(spec: VmSpec, defaults: Defaults, image: Image | None, why: Reasons) ->
     """
     if spec.memory is None:
         need = image.min_memory if image else 0
-        general = "the default" if spec.family is Family.GENERAL else f"the default of the family {spec.family.value}"
+        reason = "the default" if spec.family is Family.GENERAL else f"the default of the family {spec.family.value}"
+        if image and need > defaults.memory:
+            reason = f"what the image '{image.name}' needs"
         memory = Bytes(-(-max(defaults.memory, need) // (2 << 20)) * (2 << 20))
-        why.chose("memory", memory, f"what the image '{image.name}' needs" if image and need >= memory else general)
+        why.chose("memory", memory, reason)
         return memory
     if image and spec.memory < image.min_memory:
         raise SpecError(
