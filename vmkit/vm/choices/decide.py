@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmkit.errors import ConflictError, SpecError, UnsupportedError
+from vmkit.errors import ConflictError, SpecError
 from vmkit.image.manifest import ImageKind
 from vmkit.plan import Plan, Step
 from vmkit.vm.choices import accelerator, cpu, disk, helpers, limits, memory, nic, placement
 from vmkit.vm.choices.reasons import ASKED, Reasons
-from vmkit.vm.design import Design
+from vmkit.vm.design import Design, NicDesign
 from vmkit.vm.facts import HostFacts
 from vmkit.vm.families import FAMILIES
-from vmkit.vm.spec import VmSpec, dump
+from vmkit.vm.spec import VmSpec
 from vmkit.vm.spec_parts import Family, NicIo
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ def decide(
             f"there is a VM named '{spec.name}' on {facts.uri} already",
             hint=f"take another name, or delete it first: vmkit delete {spec.name}",
         )
-    _refuse_unbuilt(spec)
     image = images[spec.image] if spec.image else None
     defaults = FAMILIES[spec.family]
     why = Reasons()
@@ -67,7 +66,7 @@ def decide(
         cpu=chosen,
         vcpus=spec.vcpus,
         memory=size,
-        cmdline=_cmdline(spec, image, why),
+        cmdline=_cmdline(spec, image, nics, why),
         disks=disks,
         nics=nics,
         agent=facts.driver == "QEMU",
@@ -81,17 +80,6 @@ def decide(
     if spec.qemu_args:
         why.chose("qemu_args", " ".join(spec.qemu_args), "asked for; libvirt marks the domain as tainted")
     return design, Plan(f"VM {spec.name} on {facts.uri}", tuple(why.choices), _steps(spec, design), tuple(why.warnings))
-
-
-def _refuse_unbuilt(spec: VmSpec) -> None:
-    """Refuse what a spec may say and nothing carries out yet."""
-    plain = dump(spec)
-    fields = sorted({"devices"} & set(plain))
-    for i, part in enumerate(plain.get("nics", ())):
-        assigned = part.get("io") in (NicIo.PASSTHROUGH.value, NicIo.SRIOV.value)
-        fields += [f"nics[{i}].io"] if assigned else []
-    if fields:
-        raise UnsupportedError(f"{fields[0]}: not carried out by this version of vmkit", hint="leave it out")
 
 
 def _family(spec: VmSpec, why: Reasons) -> None:
@@ -114,18 +102,16 @@ def _exclusive(place: placement.Place) -> bool:
     return len(used) == len(set(used)) and not set(used) & set(place.pinning.rest)
 
 
-def _cmdline(spec: VmSpec, image: Image | None, why: Reasons) -> str | None:
+def _cmdline(spec: VmSpec, image: Image | None, cards: tuple[NicDesign, ...], why: Reasons) -> str | None:
     if image is None or image.kernel is None:
         if spec.cmdline:
             raise SpecError("only images that bring a kernel take a command line", path="cmdline")
         return None
     words = [image.cmdline, f"vmkit.name={spec.name}"] if image.kind is ImageKind.MICRO else [image.cmdline]
     if image.kind is ImageKind.MICRO:
-        first = spec.nics[0] if spec.nics and spec.nics[0].network != "none" else None
-        words.append(f"vmkit.ip={first.address if first else 'none'}")
-        if first and first.gateway:
-            words.append(f"vmkit.gw={first.gateway}")
-        why.chose("address", first.address if first else "none", "given to the guest on the kernel command line")
+        words += _addresses(spec, cards)
+        first = spec.nics[0].address if cards and cards[0].index == 0 else "none"
+        why.chose("address", first, "given to the guest on the kernel command line")
     words.append(spec.cmdline)
     why.chose(
         "boot",
@@ -149,3 +135,23 @@ def _steps(spec: VmSpec, design: Design) -> tuple[Step, ...]:
         steps.append(Step("mark", f"domain {design.name} for autostart", "asked for"))
     steps.append(Step("start", f"domain {design.name}", ""))
     return tuple(steps)
+
+
+def _addresses(spec: VmSpec, cards: tuple[NicDesign, ...]) -> list[str]:
+    """What the micro guest is told about each card: `vmkit.ip=`, `vmkit.ip1=`, ...
+
+    Which card is which it knows by the MAC address, where there are several or one comes up late. A failover pair is
+    one card to it.
+    """
+    words = []
+    macs = {card.index: card.mac for card in cards}
+    for i, asked in enumerate(spec.nics):
+        number = i or ""
+        if i not in macs:
+            words += [] if i else ["vmkit.ip=none"]
+            continue
+        words.append(f"vmkit.ip{number}={asked.address}")
+        words += [f"vmkit.gw{number}={asked.gateway}"] if asked.gateway else []
+        assigned = any(card.assigned for card in cards if card.index == i)
+        words += [f"vmkit.mac{number}={macs[i]}"] if macs[i] and (assigned or len(macs) > 1) else []
+    return words or ["vmkit.ip=none"]
