@@ -90,8 +90,11 @@ def started(pair: object, micro: Image, tmp_path_factory: pytest.TempPathFactory
     base, prefix = host.static[0].rpartition(".")[0], host.subnet.partition("/")[2]
     addresses = {n: f"{base}.{180 + i}" for i, n in enumerate(NAMES)}
     with Client(host.uri) as client:
-        patch = tmp_path_factory.mktemp("patch") / "edu-id.toml"
+        folder = tmp_path_factory.mktemp("patch")
+        patch = folder / "edu-id.toml"
+        key = client.hotfixes.keygen("tests", folder, trust=True)
         client.hotfixes.make(QEMU, find="b8 ed 00 00 01", replace="b8 ed 00 00 02", id="edu-id", path=patch)
+        client.hotfixes.sign(patch, key.private)
         try:
             for name in NAMES:
                 nic = {"network": "lab", "address": f"{addresses[name]}/{prefix}"}
@@ -145,7 +148,10 @@ def test_a_patch_that_does_not_fit(world: World, tmp_path: Path, old: str, new: 
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(text.replace(old, new, 1))
     before = world.code()
-    with pytest.raises(RefusedError):
+    with pytest.raises(RefusedError, match="changed after it was signed"):
+        world.client.hotfixes.apply(wrong)
+    world.client.hotfixes.sign(wrong, world.patch.with_name("tests.key"))
+    with pytest.raises(RefusedError, match=r"is build|does not hold"):
         world.client.hotfixes.apply(wrong)
     done = world.vmkit("hotfix", "apply", str(wrong))
     assert done.returncode == 3, done.stderr

@@ -30,6 +30,7 @@ FLOORS = {
     "migrate": 3,
     "hotfix": 3,
     "lab": 3,
+    "bench": 3,
     "fleet": 4,
     "client": 5,
     "recovery": 4,
@@ -51,7 +52,7 @@ KEPT_TO = {
 }
 """Module -> the only folders that may import it."""
 
-HEAVY = {"rich", "paramiko", "pyroute2", "elftools", "msgspec", "yaml", "libvirt", "libvirt_qemu"}
+HEAVY = {"capstone", "cryptography", "rich", "paramiko", "pyroute2", "elftools", "msgspec", "yaml", "libvirt", "libvirt_qemu"}
 """What `vmkit --help` must not load."""
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vmkit.cli import render
 from vmkit.cli.context import Context
 
+if TYPE_CHECKING:
+    from vmkit.hotfix.build.make import Changed
+
 _SOURCE = click.argument("source", metavar="PATCHFILE|ID")
+_FILE = click.Path(path_type=Path)
+_UNSIGNED = click.option("--allow-unsigned", is_flag=True, help="Take a patch that no trusted key has signed.")
 _PLAN = click.option("--plan", "only_plan", is_flag=True, help="Make every check, print the plan and stop.")
 
 
@@ -24,10 +31,14 @@ def hotfix() -> None:
 
 
 @hotfix.command()
-@click.option("--binary", type=click.Path(path_type=Path), required=True, help="The executable that runs.")
-@click.option("--find", metavar="HEX", required=True, help="Bytes at one place of its code; ?? is any byte.")
-@click.option("--replace", metavar="HEX", required=True, help="What goes there; at most as long.")
-@click.option("--id", "patch_id", metavar="ID", required=True, help="Name of the patch.")
+@click.option("--old", type=_FILE, help="The executable that runs.")
+@click.option("--new", type=_FILE, help="The build that it should do the same as.")
+@click.option("--function", "functions", metavar="NAME", multiple=True, help="With --old: only this one. Repeatable.")
+@click.option("--out-of-line", is_flag=True, help="With --old: put new code elsewhere even where it would fit.")
+@click.option("--binary", type=_FILE, help="The executable that runs, with --find and --replace.")
+@click.option("--find", metavar="HEX", help="Bytes at one place of its code; ?? is any byte.")
+@click.option("--replace", metavar="HEX", help="What goes there; at most as long.")
+@click.option("--id", "patch_id", metavar="ID", help="Name of the patch [default: that of the file to write]")
 @click.option("--title", help="One line that says what it is for.")
 @click.option("--cve", default="", metavar="CVE-...", help="The CVE number that it mends.")
 @click.option(
@@ -35,43 +46,125 @@ def hotfix() -> None:
     type=click.IntRange(0, 1024),
     default=16,
     show_default=True,
-    help="Bytes before and after that have to be there too.",
+    help="With --binary: bytes before and after that have to be there too.",
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write [default: standard output]")
+@click.option("-o", "--out", type=_FILE, help="File to write [default: standard output]")
 @click.pass_obj
 def make(
     obj: Context,
-    binary: Path,
-    find: str,
-    replace: str,
-    patch_id: str,
+    old: Path | None,
+    new: Path | None,
+    functions: tuple[str, ...],
+    out_of_line: bool,
+    binary: Path | None,
+    find: str | None,
+    replace: str | None,
+    patch_id: str | None,
     title: str | None,
     cve: str,
     context: int,
     out: Path | None,
 ) -> None:
-    """Make a patch file from bytes in an executable. The executable is only read.
+    """Make a patch file from two builds of an executable, or from bytes in one. The executables are only read.
 
     \b
+    vmkit hotfix make --old qemu-running --new qemu-fixed --function edu_mmio_read -o edu.toml
     vmkit hotfix make --binary /usr/bin/qemu-system-x86_64 --find 'b8 ed 00 00 01' \\
-        --replace 'b8 ed 00 00 02' --id edu-id -o edu-id.toml
+        --replace 'b8 ed 00 00 02' -o edu-id.toml
     """  # noqa: D301 - click's \b keeps the lines of the example
-    made = obj.client().hotfixes.make(
-        binary, find=find, replace=replace, id=patch_id, title=title, cve=cve, context=context, path=out
-    )
+    patch_id = patch_id or (out.name.removesuffix(".toml") if out else None)
+    if patch_id is None:
+        raise click.UsageError("Missing option '--id', or '-o' with a file name to take it from.")
+    hotfixes = obj.client().hotfixes
+    if old and new and not (binary or find or replace):
+        made = hotfixes.make_from_builds(
+            old, new, id=patch_id, title=title, cve=cve, functions=functions, out_of_line=out_of_line, path=out
+        )
+    elif binary and find and replace and not (old or new or functions or out_of_line):
+        made = hotfixes.make(
+            binary, find=find, replace=replace, id=patch_id, title=title, cve=cve, context=context, path=out
+        )
+    else:
+        raise click.UsageError("Give either --old and --new, or --binary, --find and --replace.")
+    for line in made.notes:
+        render.note(line)
     if made.path is None:
         click.echo(made.text, nl=False)
     else:
-        render.note(f"wrote {made.path}; see what it would do: vmkit hotfix check {made.path}")
+        render.note(f"wrote {made.path}; sign it: vmkit hotfix sign {made.path} --key KEYFILE")
+
+
+@hotfix.command()
+@click.option("--old", type=_FILE, required=True, help="The older build.")
+@click.option("--new", type=_FILE, required=True, help="The newer build.")
+@click.option("--function", "functions", metavar="NAME", multiple=True, help="Only this one, side by side. Repeatable.")
+@render.output_option
+@click.pass_obj
+def diff(obj: Context, old: Path, new: Path, functions: tuple[str, ...], output: str) -> None:
+    """Show which functions of two builds differ in what they do. What merely lies elsewhere is not listed."""
+    report = obj.client().hotfixes.diff(old, new, functions)
+    if output == "name":
+        click.echo("".join(f"{c.name}\n" for c in report.changed), nl=False)
+    elif output != "table":
+        render.emit(report, output=output)
+    elif functions:
+        for changed in report.changed:
+            _side_by_side(changed)
+    else:
+        columns = [("FUNCTION", "name"), ("KIND", "kind"), ("FILE", "file"), ("WHY", "why")]
+        render.emit(report.changed, output=output, columns=columns)
+        told = "bounds and instructions, for want of symbols" if report.stripped else "symbol"
+        render.note(f"{report.paired} functions paired by {told}; {report.same} do the same in both builds")
+
+
+def _side_by_side(changed: Changed) -> None:
+    click.echo(f"{changed.name}: {changed.why}")
+    width = min(76, max((len(line.old) for line in changed.lines), default=0))
+    for line in changed.lines:
+        click.echo(f"{line.old[:width]:{width}} {line.mark} {line.new}".rstrip())
+
+
+@hotfix.command()
+@click.argument("name")
+@click.option("--dir", "folder", type=_FILE, default=".", show_default="this folder", help="Where the files go.")
+@click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="Last day of the key, in UTC.")
+@click.option("--trust", is_flag=True, help="Trust it on this machine at once.")
+@render.output_option
+@click.pass_obj
+def keygen(obj: Context, name: str, folder: Path, expires: datetime | None, trust: bool, output: str) -> None:
+    """Make a key to sign patches with: NAME.key, to be kept secret, and NAME.pub for machines that are to trust it."""
+    pair = obj.client().hotfixes.keygen(name, folder, expires=expires.date() if expires else None, trust=trust)
+    render.emit(pair, output=output, columns=[("NAME", "name")] if output == "name" else None)
+
+
+@hotfix.command()
+@click.argument("file", type=_FILE)
+@click.option("--key", type=_FILE, required=True, help="The NAME.key that keygen made.")
+@click.pass_obj
+def sign(obj: Context, file: Path, key: Path) -> None:
+    """Sign a patch file. A signature that it has is replaced."""
+    obj.client().hotfixes.sign(file, key)
+    render.note(f"signed {file}; see what it would do: vmkit hotfix check {file}")
+
+
+@hotfix.command()
+@click.argument("file", type=_FILE)
+@render.output_option
+@click.pass_obj
+def verify(obj: Context, file: Path, output: str) -> None:
+    """See which trusted key signed a patch file. Refused if none did."""
+    found = obj.client().hotfixes.verify(file)
+    render.emit(found, output=output, columns=[("KEY", "key")] if output == "name" else None)
 
 
 @hotfix.command()
 @_SOURCE
+@_UNSIGNED
 @render.output_option
 @click.pass_obj
-def check(obj: Context, source: str, output: str) -> None:
+def check(obj: Context, source: str, allow_unsigned: bool, output: str) -> None:
     """See whether a patch can be applied here: builds, bytes, processes. Nothing is paused or written."""
-    report = obj.client().hotfixes.check(source)
+    report = obj.client().hotfixes.check(source, allow_unsigned=allow_unsigned)
     if output == "table":
         render.show_plan(report.plan)
         render.note(f"{report.id}: {report.state}")
@@ -82,11 +175,12 @@ def check(obj: Context, source: str, output: str) -> None:
 @hotfix.command()
 @_SOURCE
 @_PLAN
+@_UNSIGNED
 @render.output_option
 @click.pass_obj
-def apply(obj: Context, source: str, only_plan: bool, output: str) -> None:
+def apply(obj: Context, source: str, only_plan: bool, allow_unsigned: bool, output: str) -> None:
     """Patch every QEMU process of the host's running VMs. Each guest is paused for some milliseconds."""
-    _run(obj, "apply", source, only_plan=only_plan, output=output)
+    _run(obj, "apply", source, only_plan=only_plan, allow_unsigned=allow_unsigned, output=output)
 
 
 @hotfix.command()
@@ -96,7 +190,7 @@ def apply(obj: Context, source: str, only_plan: bool, output: str) -> None:
 @click.pass_obj
 def revert(obj: Context, source: str, only_plan: bool, output: str) -> None:
     """Put back what a patch replaced, wherever it is applied on the host."""
-    _run(obj, "revert", source, only_plan=only_plan, output=output)
+    _run(obj, "revert", source, only_plan=only_plan, allow_unsigned=False, output=output)
 
 
 @hotfix.command()
@@ -109,16 +203,16 @@ def status(obj: Context, output: str) -> None:
     render.emit(rows, output=output, columns=columns)
 
 
-def _run(obj: Context, action: str, source: str, *, only_plan: bool, output: str) -> None:
+def _run(obj: Context, action: str, source: str, *, only_plan: bool, allow_unsigned: bool, output: str) -> None:
     hotfixes = obj.client().hotfixes
     if only_plan:
         from vmkit.hotfix.plans import Action
 
-        render.show_plan(hotfixes.plan(source, Action(action)), output)
+        render.show_plan(hotfixes.plan(source, Action(action), allow_unsigned=allow_unsigned), output)
         return
     with render.progress() as reporter:
         report = (
-            hotfixes.apply(source, reporter=reporter)
+            hotfixes.apply(source, allow_unsigned=allow_unsigned, reporter=reporter)
             if action == "apply"
             else hotfixes.revert(source, reporter=reporter)
         )

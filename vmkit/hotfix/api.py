@@ -9,9 +9,10 @@ from pathlib import Path
 
 from vmkit.errors import NotFoundError, RefusedError, VmkitError
 from vmkit.hotfix import manifest, undo
-from vmkit.hotfix.locate import CONTEXT, make_patch
+from vmkit.hotfix.authoring import Authoring, verified
 from vmkit.hotfix.manifest import Patch
 from vmkit.hotfix.plans import Action, decide, plan_for, refuse_other_edition
+from vmkit.hotfix.signing import is_signed
 from vmkit.hotfix.survey import Finding, look, survey
 from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hotfix.targets.qemu import find_images
@@ -22,7 +23,6 @@ from vmkit.hypervisor.host import Host
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Note, Reporter, Started, silent
 from vmkit.system.clock import stopwatch
-from vmkit.system.files import write_atomic
 from vmkit.system.journal import journalled, records, taken_over
 from vmkit.values import quoted
 
@@ -105,78 +105,53 @@ class StatusRow:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A new patch: its text, and the file that it was written to (None: nowhere)."""
-
-    id: str
-    text: str
-    path: Path | None
-
-
-class Hotfixes:
+class Hotfixes(Authoring):
     """What can be done with patches on one host.
 
     Args:
         connect: gives an open connection; called when the first one is needed. The caller closes it.
         hook: called before each step of a transaction (see transaction.STEPS), for tests.
+        allow_unsigned: apply patches that no trusted key has signed, where a call does not say otherwise. Reverting
+            needs no signature.
     """
 
-    def __init__(self, connect: Callable[[], Host], *, hook: Hook | None = None) -> None:
+    def __init__(self, connect: Callable[[], Host], *, hook: Hook | None = None, allow_unsigned: bool = False) -> None:
         self._connect = connect
         self._hook = hook
+        self._allow_unsigned = allow_unsigned
 
-    def make(
-        self,
-        binary: Path,
-        *,
-        find: str,
-        replace: str,
-        id: str,  # noqa: A002 - the name that the field has everywhere
-        title: str | None = None,
-        cve: str = "",
-        context: int = CONTEXT,
-        path: Path | None = None,
-    ) -> Made:
-        """Make a patch that changes the one place of `binary` where the bytes `find` are; see locate.make_patch.
-
-        `path` is where to write it. Raises SpecError, NotFoundError, RefusedError.
-        """
-        text = manifest.render(
-            make_patch(binary, find=find, replace=replace, patch_id=id, title=title, cve=cve, context=context)
-        )
-        if path is not None:
-            write_atomic(path, text)
-        return Made(id, text, path)
-
-    def plan(self, source: str | Path, action: Action = Action.APPLY) -> Plan:
+    def plan(self, source: str | Path, action: Action = Action.APPLY, *, allow_unsigned: bool | None = None) -> Plan:
         """What `apply` or `revert` would do, after every check of theirs; nothing is paused or written.
 
         Raises: as they do.
         """
-        patch, _ = _open(source, action)
+        patch, text = _open(source, action)
+        self._trust(action, patch, text, allow_unsigned)
         with ExitStack() as stack:
             found = survey(self._connect(), patch, stack)
             chosen = decide(action, patch, found)
             _changes(action, patch, chosen)
             return plan_for(action, patch, found, chosen)
 
-    def check(self, source: str | Path) -> CheckReport:
+    def check(self, source: str | Path, *, allow_unsigned: bool | None = None) -> CheckReport:
         """Whether a patch (file or id) can be applied. Raises what `apply` would refuse with."""
         patch, _ = _open(source, Action.APPLY)
-        plan = self.plan(source)
+        plan = self.plan(source, allow_unsigned=allow_unsigned)
         return CheckReport(patch.id, patch.title, "can be applied" if plan.steps else "already applied", plan)
 
-    def apply(self, source: str | Path, *, reporter: Reporter = silent) -> HotfixReport:
+    def apply(
+        self, source: str | Path, *, allow_unsigned: bool | None = None, reporter: Reporter = silent
+    ) -> HotfixReport:
         """Patch every QEMU process of the host's running domains that is not patched yet.
 
         The guests of processes that are written to are paused meanwhile, if they run.
 
         Raises:
-            SpecError, RefusedError: nothing was touched.
+            SpecError, RefusedError: nothing was touched. An unsigned patch is refused unless `allow_unsigned`; a
+                signature that is wrong, or by a key that is not trusted or has expired, always.
             EffectError: a step failed; every byte is as before and every guest runs again, or it says what is not.
         """
-        return self._carry_out(Action.APPLY, source, reporter)
+        return self._carry_out(Action.APPLY, source, reporter, allow_unsigned)
 
     def revert(self, source: str | Path, *, reporter: Reporter = silent) -> HotfixReport:
         """Put the bytes back that a patch (id or file) replaced, where it is applied. Raises as `apply` does."""
@@ -198,12 +173,21 @@ class Hotfixes:
                 rows += [StatusRow(patch.id, patch.title, x.guest.name, None, "unknown", x.error.message) for x in lost]
         return rows
 
-    def _carry_out(self, action: Action, source: str | Path, reporter: Reporter) -> HotfixReport:
+    def _trust(self, action: Action, patch: Patch, text: str, allow_unsigned: bool | None) -> None:
+        """Raise RefusedError if this patch must not be applied for want of a signature."""
+        allowed = self._allow_unsigned if allow_unsigned is None else allow_unsigned
+        if action is Action.APPLY and not (allowed and not is_signed(text)):
+            verified(text, f"patch {patch.id}")
+
+    def _carry_out(
+        self, action: Action, source: str | Path, reporter: Reporter, allow_unsigned: bool | None = None
+    ) -> HotfixReport:
         _settle(reporter)
         with undo.one_at_a_time(), ExitStack() as stack:
             reporter(Started("check"))
             clock = stopwatch()
             patch, text = _open(source, action)
+            self._trust(action, patch, text, allow_unsigned)
             host = self._connect()
             found = survey(host, patch, stack)
             chosen = decide(action, patch, found)

@@ -7,6 +7,8 @@
     cve = "CVE-2026-12345"               # optional
     target = "qemu"
     build_ids = ["0fbbd5ca8d2d0a32..."]  # of the executables that the addresses are true for
+    sha256 = "9f2c..."                   # optional; of the executable that the patch was made from
+    clear = ["0x6a1f00+0x85"]            # optional; link-time address and length of code that no thread may stand in
 
     [[edits]]
     address = "0x6a1f30"                 # where `expected` begins, as readelf and objdump print addresses (link time);
@@ -15,7 +17,13 @@
     offset = 3                           # where in `expected` the replacement begins (default 0)
     replacement = "b8 ed 00 00 02"       # no wildcards; the same length as what it replaces
 
-`expected` covers every byte that is overwritten and as much around it as the author wants to be sure of.
+    [signature]                          # optional, at the very end; see vmkit.hotfix.signing
+    key = "ops"
+    value = "base64..."
+
+`expected` covers every byte that is overwritten and as much around it as the author wants to be sure of. No thread may
+stand in, or return to, a byte that is overwritten; `clear` says where else, because the code there does not go on well
+with what is written.
 """
 
 from __future__ import annotations
@@ -37,6 +45,9 @@ FILE_LIMIT: Final = 1 << 20
 EDIT_LIMIT: Final = 64
 LENGTH_LIMIT: Final = 4096
 """Most bytes of `expected` in one edit: a page of x86-64. The range may straddle two pages."""
+CLEAR_LIMIT: Final = 256
+CLEAR_LENGTH_LIMIT: Final = 1 << 20
+"""Longest range of `clear`, bytes: well above the longest function."""
 ADDRESS_LIMIT: Final = 1 << 47
 """User addresses of x86-64 with four-level page tables end here (Documentation/arch/x86/x86_64/mm.rst)."""
 
@@ -44,6 +55,8 @@ _BUILD_ID = re.compile(r"[0-9a-f]{16,128}\Z")
 _CVE = re.compile(r"CVE-\d{4}-\d{4,19}\Z", re.ASCII)
 _SYMBOL = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$@]{0,511})(?:\+(0x[0-9a-fA-F]{1,8}|\d{1,9}))?\Z", re.ASCII)
 _ADDRESS = re.compile(r"(?:0x)?([0-9a-fA-F]{1,16})\Z", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_RANGE = re.compile(r"0x([0-9a-f]{1,16})\+0x([0-9a-f]{1,8})\Z", re.ASCII)
 _MSGSPEC_PATH = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
 
 
@@ -147,8 +160,19 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Range:
+    """Link-time address and length, in bytes, of a piece of code."""
+
+    address: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.address:#x}+{self.length:#x}"
+
+
+@dataclass(frozen=True, slots=True)
 class Patch:
-    """A parsed patch file. `cve` is '' where the file has none; see the module for the rest."""
+    """A parsed patch file. `cve` and `sha256` are '' where the file has none; see the module for the rest."""
 
     id: str
     title: str
@@ -156,6 +180,13 @@ class Patch:
     target: str
     build_ids: tuple[str, ...]
     edits: tuple[Edit, ...]
+    clear: tuple[Range, ...] = ()
+    sha256: str = ""
+
+
+class _RawSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    key: str
+    value: str
 
 
 class _RawEdit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,6 +204,9 @@ class _RawPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     build_ids: tuple[str, ...]
     edits: tuple[_RawEdit, ...]
     cve: str = ""
+    clear: tuple[str, ...] = ()
+    sha256: str = ""
+    signature: _RawSignature | None = None
 
 
 def parse(text: str) -> Patch:
@@ -227,7 +261,12 @@ def render(patch: Patch) -> str:
     head: dict[str, Any] = {"id": patch.id, "title": patch.title}
     if patch.cve:
         head["cve"] = patch.cve
-    head |= {"target": patch.target, "build_ids": list(patch.build_ids), "edits": []}
+    head |= {"target": patch.target, "build_ids": list(patch.build_ids)}
+    if patch.sha256:
+        head["sha256"] = patch.sha256
+    if patch.clear:
+        head["clear"] = [str(r) for r in patch.clear]
+    head["edits"] = []
     for edit in patch.edits:
         head["edits"].append(
             {
@@ -262,7 +301,22 @@ def _patch(raw: _RawPatch) -> Patch:
     if not 1 <= len(raw.edits) <= EDIT_LIMIT:
         raise SpecError(f"there are {len(raw.edits)}; a patch has 1 to {EDIT_LIMIT} edits", path="edits")
     edits = tuple(_edit(e, f"edits[{i}]") for i, e in enumerate(raw.edits))
-    return Patch(raw.id, raw.title, raw.cve, raw.target, tuple(build_ids), edits)
+    if raw.sha256 and not _SHA256.match(raw.sha256):
+        raise SpecError("is not 64 hexadecimal digits", path="sha256", hint="sha256sum FILE prints it")
+    if len(raw.clear) > CLEAR_LIMIT:
+        raise SpecError(f"has more than {CLEAR_LIMIT} ranges", path="clear")
+    clear = tuple(_range(text, f"clear[{i}]") for i, text in enumerate(raw.clear))
+    return Patch(raw.id, raw.title, raw.cve, raw.target, tuple(build_ids), edits, clear, raw.sha256)
+
+
+def _range(text: str, path: str) -> Range:
+    match = _RANGE.match(text)
+    if not match:
+        raise SpecError(f"{quoted(text)} is not a range", path=path, hint='write it like "0x6a1f00+0x85"')
+    found = Range(int(match[1], 16), int(match[2], 16))
+    if not 0 < found.address < ADDRESS_LIMIT or not 0 < found.length <= CLEAR_LENGTH_LIMIT:
+        raise SpecError(f"{quoted(text)} is no range of user addresses", path=path)
+    return found
 
 
 def _edit(raw: _RawEdit, path: str) -> Edit:

@@ -123,7 +123,8 @@ def resolve(patch: Patch, binary: Binary, bias: int, what: str) -> tuple[Site, .
     for i, edit in enumerate(patch.edits):
         path = f"edits[{i}]"
         base = edit.address if edit.address is not None else binary.symbol(edit.symbol) + edit.symbol_offset
-        if binary.code_at(base, len(edit.expected)) is None:
+        length = len(edit.expected)
+        if binary.code_at(base, length) is None and binary.tail_at(base, length) is None:
             raise SpecError(
                 f"{base:#x} and the {len(edit.expected)} bytes from there are not all in the code of build "
                 f"{binary.build_id[:12]}",

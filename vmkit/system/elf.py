@@ -18,6 +18,9 @@ FILE_LIMIT = 1 << 30
 """Largest binary that is read, in bytes; QEMU's own is under 40 MiB."""
 
 
+PAGE = 4096
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A PT_LOAD segment.
@@ -36,6 +39,11 @@ class Segment:
     def holds(self, address: int, length: int) -> bool:
         """Whether the whole range lies in the part of it that comes from the file."""
         return self.address <= address and address + length <= self.address + self.size
+
+    def tail_holds(self, address: int, length: int) -> bool:
+        """Whether the whole range lies behind its bytes from the file, in the last page that they take a part of."""
+        end = self.address + self.size
+        return end <= address and address + length <= (end + PAGE - 1) & -PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,10 @@ class Binary:
         """The executable segment that holds the whole range; None if there is none."""
         return next((s for s in self.segments if s.executable and s.holds(address, length)), None)
 
+    def tail_at(self, address: int, length: int) -> Segment | None:
+        """The executable segment in whose last page, behind its own bytes, the whole range is mapped; else None."""
+        return next((s for s in self.segments if s.executable and s.tail_holds(address, length)), None)
+
     def code(self) -> Iterator[tuple[Segment, bytes]]:
         """Each executable segment with its bytes from the file."""
         with _opened(self.path) as f:
@@ -79,7 +91,7 @@ class Binary:
 
         found: set[int] = set()
         stripped = True
-        with _opened(self.path) as f, _understood(self.path):
+        with _opened(self.path) as f, damaged_is_refused(self.path):
             for section in ELFFile(f).iter_sections():
                 if not isinstance(section, SymbolTableSection):
                     continue
@@ -109,7 +121,7 @@ def read_binary(path: Path) -> Binary:
     """
     from elftools.elf.elffile import ELFFile
 
-    with _opened(path) as f, _understood(path):
+    with _opened(path) as f, damaged_is_refused(path):
         elf = ELFFile(f)
         if elf.elfclass != 64 or not elf.little_endian:
             raise UnsupportedError(f"{path} is not a 64-bit little-endian ELF file")
@@ -142,7 +154,7 @@ def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _understood(path: Path) -> Iterator[None]:
+def damaged_is_refused(path: Path) -> Iterator[None]:
     """A damaged file makes pyelftools raise errors of many kinds; all of them mean the same here."""
     import struct
 
