@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from vmkit.cli.context import Context
 from vmkit.cli.render import emit, output_option, progress
+from vmkit.values import Bytes
 
+if TYPE_CHECKING:
+    from vmkit.lab.kvm.options import KvmOptions
+
+_CACHED = [("NAME", "name"), ("SIZE", "size_text"), ("CREATED", "created"), ("USED BY", "used_by")]
 _COLUMNS = [("NAME", "name"), ("KIND", "kind"), ("STATE", "state"), ("ADDRESS", "address"), ("URI", "uri")]
 
 
@@ -16,28 +23,91 @@ def lab() -> None:
 
 
 @lab.command()
-@click.argument("kind", type=click.Choice(["pair"]), default="pair")
+@click.argument("kind", type=click.Choice(["pair", "kvm"]), default="pair")
 @click.option("--name", metavar="NAME", help="Name of the lab; several can be up at a time.  [default: the kind]")
-@click.option("--hosts", type=int, default=2, show_default=True, metavar="N", help="How many hosts, 2 to 8.")
+@click.option("--hosts", type=int, metavar="N", help="How many hosts.  [default: 2, at most 8; kvm: 1, at most 4]")
+@click.option("--sriov", is_flag=True, help="kvm: an SR-IOV network card with 7 virtual functions, and --iommu.")
+@click.option("--iommu", is_flag=True, help="kvm: an IOMMU with interrupt remapping.")
+@click.option("--hugepages", type=int, metavar="N", help="kvm: set N pages of 2 MiB aside.")
+@click.option("--shadow", is_flag=True, help="kvm: no nested paging; KVM in the hosts uses shadow page tables.")
+@click.option("--memory", metavar="SIZE", help="kvm: memory of each host.  [default: 3G]")
+@click.option("--vcpus", type=int, metavar="N", help="kvm: virtual CPUs of each host.  [default: 2]")
 @output_option
 @click.pass_obj
-def up(context: Context, kind: str, name: str | None, hosts: int, output: str) -> None:
-    """Bring a lab up: libvirt hosts on this machine, each in namespaces of its own.
+def up(context: Context, /, kind: str, name: str | None, hosts: int | None, output: str, **hardware: Any) -> None:
+    """Bring a lab up.
 
-    The hosts share a storage pool (vmkit) and a network (lab) with DHCP. Guests are moved between them with
-    'vmkit migrate', or with virsh and the URIs that are printed. A lab that is up already is left as it is.
+    pair: libvirt hosts on this machine, each in namespaces of its own; guests in them are emulated. Up in seconds.
+
+    kvm: virtual machines that are KVM hosts themselves, with nested paging, huge pages, an IOMMU and SR-IOV, if asked
+    for. Their Debian image is built once, by root, in some minutes; a host that has booted is kept, so the next one
+    with the same hardware is up in seconds.
+
+    Hosts share a network (lab) with DHCP and, if there are several, a storage pool (vmkit). Guests are moved between
+    them with 'vmkit migrate', or with virsh and the URIs that are printed. A lab that is up already is left as it is.
     """
     with progress() as reporter:
-        made = context.client().labs.up(kind, name=name, hosts=hosts, reporter=reporter)
+        labs = context.client().labs
+        made = labs.up(kind, name=name, hosts=hosts, reporter=reporter, options=_options(kind, hardware))
     emit(list(made.hosts), output=output, columns=_COLUMNS)
 
 
+def _options(kind: str, hardware: dict[str, Any]) -> KvmOptions | None:
+    """The hardware that was named; None if none was."""
+    given = {key: value for key, value in hardware.items() if value not in (None, False)}
+    if not given:
+        return None
+    if kind != "kvm":
+        raise click.UsageError(f"--{next(iter(given))} is for nested hosts: vmkit lab up kvm")
+    from vmkit.lab.kvm.options import KvmOptions
+
+    if "memory" in given:
+        given["memory"] = Bytes.parse(given["memory"], path="--memory")
+    return KvmOptions(**given)
+
+
 @lab.command("list")
+@click.option("--cache", is_flag=True, help="List what is kept to make labs fast, instead of hosts.")
 @output_option
 @click.pass_obj
-def list_(context: Context, output: str) -> None:
+def list_(context: Context, cache: bool, output: str) -> None:
     """List the hosts of every lab."""
-    emit(context.client().labs.list(), output=output, columns=_COLUMNS)
+    labs = context.client().labs
+    if cache:
+        emit(labs.cached(), output=output, columns=_CACHED)
+    else:
+        emit(labs.list(), output=output, columns=_COLUMNS)
+
+
+@lab.command()
+@click.option("--all", "everything", is_flag=True, help="Also what this version would use again.")
+@output_option
+@click.pass_obj
+def prune(context: Context, everything: bool, output: str) -> None:
+    """Remove what is kept to make labs fast and no lab stands on; print what was removed.
+
+    Without --all only what an older version or other hardware left is removed: what the newest host image and the
+    machines saved from it can still be used for stays.
+    """
+    with progress() as reporter:
+        gone = context.client().labs.prune(everything=everything, reporter=reporter)
+    emit(gone, output=output, columns=_CACHED)
+
+
+@lab.group()
+def image() -> None:
+    """The images of nested hosts."""
+
+
+@image.command()
+@click.argument("kind", type=click.Choice(["kvm"]))
+@output_option
+@click.pass_obj
+def build(context: Context, kind: str, output: str) -> None:
+    """Build the image of nested hosts, if it is not there; print where its files are."""
+    with progress() as reporter:
+        made = context.client().labs.image(kind, reporter=reporter)
+    emit(made, output=output)
 
 
 @lab.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

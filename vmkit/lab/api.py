@@ -23,11 +23,14 @@ from vmkit.system.process import Completed, replace, run
 from vmkit.values import check_name, quoted
 
 if TYPE_CHECKING:
+    from vmkit.lab.cache import Cached
+    from vmkit.lab.kvm.image import HostImage
     from vmkit.lab.kvm.options import KvmOptions
 
 __all__ = ["Hosts", "Lab", "LabHost", "Labs", "Ssh"]
 
 Hosts = list[LabHost]
+Cache = list["Cached"]
 
 
 class Labs:
@@ -147,6 +150,53 @@ class Labs:
             names = " or ".join(h.name for h in found)
             raise ConflictError(f"several labs have a host {quoted(host)}", hint=f"say which: {names}")
         return found[0]
+
+    # -- what is kept
+
+    def image(self, kind: str = "kvm", reporter: Reporter = silent) -> HostImage:
+        """The image of nested hosts: paths of disk, kernel and initramfs, and the kernel command line.
+
+        Nobody may write to them: machines have overlays of the disk. The image is built if it is not there, which takes
+        minutes.
+
+        Raises:
+            SpecError: that kind has none.
+            RefusedError: not root, where it has to be built; or no space.
+            UnsupportedError: a program is missing.
+            EffectError, DeadlineError: the build failed; nothing is left of it.
+        """
+        from vmkit.lab.kvm.image import build_image
+
+        if kind != "kvm":
+            raise SpecError(f"labs of the kind {quoted(kind)} have no image", path="kind", hint="kvm has one")
+        return build_image(reporter)
+
+    def cached(self) -> Cache:
+        """What is kept to make labs fast: host images, saved machines, an older QEMU."""
+        from vmkit.lab import cache
+
+        return cache.entries(self._uses())
+
+    def prune(self, *, everything: bool = False, reporter: Reporter = silent) -> Cache:
+        """Remove what is kept and no lab stands on; returns what was removed.
+
+        Args:
+            everything: also what would be used again by this version. Without it only host images of other recipes,
+                and machines saved from them, go.
+            reporter: told of what stays although it could go.
+        """
+        from vmkit.lab.kvm.prune import prune
+
+        return prune(self.cached(), everything, reporter)
+
+    def _uses(self) -> dict[str, tuple[str, ...]]:
+        """Names in the cache -> labs that stand on them."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name in self._names():
+            state = load(_layout(name))
+            for used in (state.plan or {}).get("uses", ()) if state else ():
+                found[used] = (*found.get(used, ()), name)
+        return found
 
     # -- running things in it
 

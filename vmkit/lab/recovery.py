@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vmkit.errors import ConflictError, VmkitError
+from vmkit.lab.cache import sweep_all
 from vmkit.lab.layout import Layout
 from vmkit.lab.reality import inside, processes
 from vmkit.lab.state import Phase, load
@@ -30,6 +31,7 @@ def recover(entry: Entry, _reporter: Reporter = silent) -> str:
         with exclusive(layout, wait=5.0):
             state = load(layout)
             if state is None and not layout.folder.exists() and not processes(layout):
+                sweep_all()
                 settled.add(layout.folder)
                 return f"{found}; nothing is left of it"
             if state is not None and state.token != record.data["token"]:
@@ -37,6 +39,7 @@ def recover(entry: Entry, _reporter: Reporter = silent) -> str:
             if state is not None and state.phase is Phase.UP:
                 return f"{found} after its last step; it is up"
             erase(layout)
+            sweep_all()
             settled.add(layout.folder)
             return f"{found}; torn down, nothing is left of it"
     except ConflictError:

@@ -1,0 +1,145 @@
+"""Which QEMU and which accelerator run nested hosts on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from vmkit.errors import UnsupportedError, VmkitError
+from vmkit.lab import cache
+from vmkit.lab.kvm.command import Engine
+from vmkit.lab.kvm.image import check_builder, debootstrap
+from vmkit.lab.kvm.options import KvmOptions
+from vmkit.progress import Finished, Note, Reporter
+from vmkit.system.clock import stopwatch
+from vmkit.system.process import find_program, run
+from vmkit.values import Bytes
+
+BINARY: Final = "qemu-system-x86_64"
+_OLD_SUITE: Final = "bookworm"
+_OLD_NEEDS: Final = Bytes.parse("1G")
+_MODULES: Final = ("kvm_amd", "kvm_intel")
+_GLIBC = re.compile(r"(ld-linux|libc|libm|libdl|libpthread|librt|libresolv|libutil|libanl|libnss_\w+|libmvec)[-.].*")
+
+
+def choose_engine(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]:
+    """What runs the hosts, and why.
+
+    Raises:
+        UnsupportedError: QEMU is not installed or too old, or cannot do what is asked for.
+        RefusedError: an older QEMU has to be fetched, and that needs root or space.
+        EffectError: that failed.
+    """
+    binary = find_program(BINARY, package="qemu-system-x86")
+    version = _version(binary)
+    accel, reason = _accel(reporter)
+    if options.shadow and accel == "tcg" and version[:2] != (7, 2):
+        # QEMU 8 to 10 emulate SVM so that a guest on shadow page tables resets at the entry of its kernel.
+        if options.sriov:
+            raise UnsupportedError(
+                "without KVM here, shadow paging in the host wants QEMU 7.2 around it, which has no SR-IOV card",
+                hint="make two labs: vmkit lab up kvm --sriov; vmkit lab up kvm --name shadow --shadow",
+            )
+        return _old_engine(reporter), reason
+    if options.sriov and version < (8, 0):
+        raise UnsupportedError(f"the SR-IOV card came with QEMU 8.0, and this is {_dotted(version)}")
+    if version < (7, 2):
+        raise UnsupportedError(f"QEMU 7.2 or newer is needed, and this is {_dotted(version)}")
+    return Engine(binary, version, accel), reason
+
+
+def environment(engine: Engine) -> dict[str, str]:
+    """Variables that its QEMU needs."""
+    return {"LD_LIBRARY_PATH": str(engine.libraries)} if engine.libraries else {}
+
+
+def machine_text(engine: Engine) -> str:
+    """What a saved machine depends on beyond its command line: the build of QEMU, and with KVM the CPU."""
+    build = hashlib.sha256(_version_text(engine.binary, environment(engine)).encode()).hexdigest()[:12]
+    if engine.accel == "tcg":
+        return build
+    fields = ("model name", "flags", "microcode")
+    lines = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(fields)}
+    return "\n".join([build, os.uname().release, *sorted(lines)])
+
+
+def _version_text(binary: Path, env: dict[str, str] | None = None) -> str:
+    return run([binary, "--version"], env=env).stdout
+
+
+def _version(binary: Path, env: dict[str, str] | None = None) -> tuple[int, ...]:
+    match = re.search(r"version (\d+)\.(\d+)\.(\d+)", _version_text(binary, env))
+    if not match:
+        raise UnsupportedError(f"{binary} does not say its version")
+    return tuple(int(n) for n in match.groups())
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _accel(reporter: Reporter) -> tuple[str, str]:
+    """'kvm' only where KVM has proved itself here and can be nested; and why."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg", "there is no /dev/kvm that this user may open"
+    for module in _MODULES:
+        nested = Path(f"/sys/module/{module}/parameters/nested")
+        if nested.exists():
+            break
+    else:
+        return "tcg", "/dev/kvm is not backed by kvm_amd or kvm_intel, so hosts on it could not be KVM hosts"
+    if nested.read_text().strip() not in ("1", "Y"):
+        mend = f"modprobe -r {module}; modprobe {module} nested=1"
+        reporter(Note(f"KVM is here, but not nested; with it hosts would be several times as fast: {mend}"))
+        return "tcg", f"{nested} is off"
+    return _proved(module)
+
+
+def _proved(module: str) -> tuple[str, str]:
+    """The verdict of the probe guest, if libvirt on this machine can run it."""
+    from vmkit.hypervisor.host import Host
+    from vmkit.vm.kvm import prove
+
+    try:
+        with Host.connect("qemu:///system") as host:
+            fact = prove(host)
+    except VmkitError as e:
+        return "tcg", f"KVM could not be proved: {e.message}"
+    if not fact.works:
+        return "tcg", fact.reason
+    return "kvm", f"{fact.reason}, and {module} is nested"
+
+
+def _old_engine(reporter: Reporter) -> Engine:
+    """QEMU 7.2 of Debian 12, unpacked beside everything and run in place.
+
+    It finds its firmware and modules by its own path. Its libraries come along, but not the C library: a newer one
+    runs older programs, and the dynamic linker has to be of the same build.
+    """
+    name = f"qemu-{_OLD_SUITE}"
+    folder = cache.find(name)
+    if folder is None:
+        check_builder("the older QEMU that shadow paging wants")
+        folder = cache.make(name, _OLD_NEEDS, lambda half: _unpack(half, reporter))
+    binary = folder / "root/usr/bin" / BINARY
+    env = {"LD_LIBRARY_PATH": str(folder / "libraries")}
+    return Engine(binary, _version(binary, env), "tcg", folder / "libraries")
+
+
+def _unpack(folder: Path, reporter: Reporter) -> None:
+    seconds = stopwatch()
+    tree, libraries = folder / "root", folder / "libraries"
+    options = ["--variant=extract"]
+    debootstrap(_OLD_SUITE, ("qemu-system-x86",), tree, options, folder / "log", reporter, "QEMU 7.2")
+    libraries.mkdir()
+    for library in (tree / "usr/lib/x86_64-linux-gnu", tree / "lib/x86_64-linux-gnu"):
+        for path in library.glob("*.so*") if library.is_dir() else ():
+            if not _GLIBC.match(path.name) and not (libraries / path.name).exists():
+                shutil.copyfile(path, libraries / path.name)  # follows links, which are relative to the tree
+    (folder / "log").unlink()
+    folder.chmod(0o755)
+    reporter(Finished("QEMU 7.2", seconds(), f"Debian {_OLD_SUITE}"))

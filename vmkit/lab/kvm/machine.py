@@ -1,0 +1,184 @@
+"""Running QEMUs of a lab: starting them, speaking with the host inside, saving and loading."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vmkit.errors import DeadlineError, EffectError, UnreachableError
+from vmkit.lab.kvm.command import Engine, Files, command
+from vmkit.lab.kvm.engine import environment
+from vmkit.lab.kvm.options import KvmOptions
+from vmkit.lab.layout import MARK
+from vmkit.system.clock import Deadline
+from vmkit.system.lines import LineSocket, Qmp
+from vmkit.system.longrun import last_line, tail
+from vmkit.system.process import ProcessId, spawn
+
+BOOT_WITHIN: Final = 600.0
+"""Seconds for a host to boot. It takes 30 on two quiet cores under TCG (measured)."""
+SETTLE_WITHIN: Final = 300.0
+"""Seconds for a host to take on its identity. It takes 5 (measured)."""
+_LOAD_WITHIN: Final = 180.0
+_SAVE_WITHIN: Final = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A QEMU that runs.
+
+    Attributes:
+        name: of the host: 'h1'.
+        process: QEMU.
+        files: what is its own.
+    """
+
+    name: str
+    process: ProcessId
+    files: Files
+
+    def failed(self, text: str) -> EffectError:
+        """An error with the end of what host and QEMU have said."""
+        said = tail(self.files.folder / "qemu.log", 4) + tail(self.files.console, 8)
+        return EffectError(text, details=said)
+
+
+def start(
+    lab: Path, name: str, engine: Engine, options: KvmOptions, files: Files, base: str, state: Path | None = None
+) -> Machine:
+    """Start a host's QEMU, which carries the mark of a lab's folder.
+
+    Args:
+        lab: folder of the lab that it belongs to.
+        name: of the host.
+        engine: what runs it.
+        options: its hardware.
+        files: what is its own.
+        base: kernel command line of the image.
+        state: a saved machine to load; it is then paused.
+
+    Raises:
+        UnsupportedError, EffectError: QEMU does not start.
+    """
+    argv = command(f"{lab.name}/{name}", engine, options, files, base)
+    log = files.folder / "qemu.log"
+    env = {MARK: str(lab), **environment(engine)}
+    if state is None:
+        return Machine(name, spawn(argv, log=log, env=env), files)
+    if engine.version >= (8, 2):
+        return Machine(name, spawn([*argv, "-S", "-incoming", f"file:{state}"], log=log, env=env), files)
+    with state.open("rb") as f:
+        # Older ones take an open file for a connection (docs of QEMU's migration, `fd:`).
+        argv += ["-S", "-incoming", f"fd:{f.fileno()}"]
+        return Machine(name, spawn(argv, log=log, env=env, pass_fds=(f.fileno(),)), files)
+
+
+def listens(machine: Machine) -> None:
+    """Wait until a QEMU that was started has made its sockets.
+
+    Raises:
+        EffectError: it ended.
+        DeadlineError: it did not in time.
+    """
+
+    def probe() -> bool:
+        if not machine.process.alive():
+            raise machine.failed(f"QEMU of {machine.name} ended at once")
+        return machine.files.monitor.exists()
+
+    Deadline(60.0).wait_for(f"QEMU of {machine.name}", probe, interval=0.02)
+
+
+def last_said(files: Files) -> str:
+    """The last line on a host's console."""
+    return last_line(files.console)
+
+
+def loaded(machine: Machine) -> None:
+    """Wait until a saved machine is loaded, and let it run.
+
+    Raises:
+        EffectError, DeadlineError: it was not.
+    """
+    deadline = Deadline(_LOAD_WITHIN)
+    try:
+        with Qmp.open(machine.files.monitor, timeout=deadline.left) as monitor:
+            while monitor.execute("query-status")["status"] == "inmigrate":
+                deadline.check(f"loading of {machine.name}")
+                time.sleep(0.05)
+            monitor.execute("cont")
+    except (UnreachableError, EffectError) as e:
+        raise machine.failed(f"the saved machine cannot be loaded as {machine.name}: {e.message}") from e
+
+
+def booted(machine: Machine, channel: LineSocket, advance: Callable[[float], None]) -> None:
+    """Wait until a host has said that it has booted.
+
+    Raises:
+        EffectError: it ended.
+        DeadlineError: it did not in time.
+    """
+    for line in _said(machine, channel, BOOT_WITHIN, advance, "the boot"):
+        if line == "booted":
+            return
+
+
+def settle(machine: Machine, channel: LineSocket, advance: Callable[[str], None]) -> None:
+    """Give a host the word to take on its identity, and wait until it has.
+
+    Raises:
+        EffectError: it could not, and says why; or it ended.
+        DeadlineError: it did not in time.
+    """
+    channel.send(f"go {time.time():.3f}")
+    for line in _said(machine, channel, SETTLE_WITHIN, lambda _: None, "the identity"):
+        word, _, rest = line.partition(" ")
+        if word == "settled":
+            return
+        if word == "failed":
+            raise machine.failed(f"{machine.name}: {rest}")
+        if word == "doing":
+            advance(rest)
+
+
+def _said(
+    machine: Machine, channel: LineSocket, seconds: float, advance: Callable[[float], None], what: str
+) -> Iterator[str]:
+    deadline = Deadline(seconds)
+    while True:
+        try:
+            line = channel.receive(min(1.0, deadline.left))
+        except UnreachableError as e:
+            raise machine.failed(f"{machine.name} ended during {what}") from e
+        if line is not None:
+            yield line
+        elif not machine.process.alive():
+            raise machine.failed(f"{machine.name} ended during {what}")
+        elif deadline.passed:
+            raise DeadlineError(
+                f"{what} of {machine.name}: not within {seconds:g} s", details=tail(machine.files.console)
+            )
+        advance(deadline.elapsed)
+
+
+def save(machine: Machine, target: Path) -> None:
+    """Write a running machine's memory and devices to a file, and end its QEMU; its disk then holds what belongs to it.
+
+    Raises:
+        EffectError, DeadlineError: it cannot be saved.
+    """
+    deadline = Deadline(_SAVE_WITHIN)
+    with Qmp.open(machine.files.monitor) as monitor:
+        monitor.execute("stop")
+        monitor.execute("migrate-set-parameters", **{"max-bandwidth": 2**40})
+        monitor.execute("migrate", uri=f"exec:cat >'{target}'")
+        while (status := monitor.execute("query-migrate").get("status")) != "completed":
+            if status in ("failed", "cancelled"):
+                raise machine.failed("the booted machine cannot be saved")
+            deadline.check("saving of the booted machine")
+            time.sleep(0.1)
+        monitor.execute("quit")
+    deadline.wait_for("the end of QEMU", lambda: not machine.process.alive())
