@@ -72,7 +72,7 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     xml_limits.add_to_domain(root, design.limits)
     devices.extend(xml_devices.disk(d, placement.volumes.get(d.volume, "")) for d in design.disks)
     devices.extend(xml_devices.controllers(design))
-    devices.extend(xml_devices.nic(n, placement.hostdevs) for n in design.nics)
+    devices.extend([xml_devices.nic(n, placement.hostdevs) for n in design.nics])
     devices.extend(xml_devices.hostdev(address) for address in design.devices)
     devices.extend(_serial(placement.console_log))
     if design.agent:
