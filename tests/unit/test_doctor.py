@@ -62,6 +62,12 @@ def test_a_wrong_report_does_not_follow_the_schema() -> None:
         ("laptop", {"cpu-no-extension", "iommu-firmware", "swap-disk"}, {"kvm-no-guest", "iommu-guest"}),
         ("old-shadow", {"paging-shadow", "kvm-access", "interrupt-remapping", "cgroup", "open-files"}, {"swap-disk"}),
         ("container", {"kvm-container"}, {"iommu-firmware", "thp-never", "cgroup", "tun"}),
+        (
+            "nested-kvm",
+            {"kvm-works", "paging-nested", "iommu-shared", "sriov-0000:01:00.0"},
+            {"kvm-no-guest", "secure-boot"},
+        ),
+        ("software-kvm", {"kvm-no-guest", "cpu-no-extension", "vhost-net"}, {"kvm-works", "kvm-missing"}),
         ("broken-truncated", {"capture-incomplete"}, {"vhost-net", "kvm-missing", "iommu-firmware", "tun"}),
         ("broken-empty", {"capture-incomplete"}, {"kvm-missing", "vhost-net", "tun"}),
     ],
@@ -70,6 +76,24 @@ def test_what_is_found(name: str, there: set[str], not_there: set[str]) -> None:
     ids = {f.id for f in data.report_on(name).findings}
     assert there <= ids
     assert not not_there & ids
+
+
+def test_what_runs_guests_is_what_the_probe_guest_found() -> None:
+    """Two hosts as they were captured, both with /dev/kvm."""
+    nested, software = data.report_on("nested-kvm"), data.report_on("software-kvm")
+    assert (nested.accelerator, nested.facts.kvm.paging, nested.facts.cpu.extension) == ("kvm", "nested", "SVM")
+    assert nested.facts.kvm.device.present
+    assert software.facts.kvm.device.present
+    assert (software.accelerator, software.facts.probe.works) == ("tcg", False)
+
+
+def test_shadow_paging_that_runs_no_guest_is_what_is_mended_first() -> None:
+    text = data.tree_text("nested-kvm").replace("/kvm_amd/parameters/npt\n Y", "/kvm_amd/parameters/npt\n N")
+    report = doctor.diagnose("x", text, NO_LIBVIRT, ProbeFacts(False, "it ended after 57.8 s"))
+    found = {f.id: f for f in report.findings}
+    assert "npt=1" in found["kvm-no-guest"].fix[0]
+    assert "paging-shadow" in found
+    assert report.accelerator == "tcg"
 
 
 @pytest.mark.parametrize("name", data.names())

@@ -66,6 +66,8 @@ def _works(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _no_guest_fix(facts: HostFacts) -> tuple[str, ...]:
+    if facts.kvm.paging == "shadow" and facts.cpu.nested_paging:
+        return module_fix(facts.kvm.module or "kvm", "npt=1" if facts.cpu.extension == "SVM" else "ept=1")
     if facts.virt.environment is Environment.GUEST:
         return (
             "on the machine below: load its kvm module with nested=1,",

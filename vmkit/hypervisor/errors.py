@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import libvirt
 
@@ -36,6 +37,19 @@ _UNSUPPORTED = {
 }
 _SPEC = {libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL, libvirt.VIR_ERR_XML_INVALID_SCHEMA}
 _UNREACHABLE = {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_RPC}
+CGROUP_ADVICE: Final = (
+    "libvirtd has to run as root with cgroups: see cgroup_controllers in /etc/libvirt/qemu.conf, and vmkit doctor; "
+    "limits of disks and NICs need none"
+)
+TC_ADVICE: Final = (
+    "the host's kernel has to have what limits of NICs are made of: modprobe -a sch_htb sch_sfq sch_ingress cls_u32 "
+    "cls_fw act_police"
+)
+_NO_CGROUP = re.compile(
+    r"(cgroup|tuning) is not available (on this host|in session)|cgroup .* controller is not mounted|"
+    r"cgroup \w+ is required"
+)
+"""What libvirt's QEMU driver says where it has no cgroup controller (src/qemu/qemu_cgroup.c, qemu_driver.c)."""
 
 
 def _quiet(_context: Any, _error: Any) -> None:
@@ -54,6 +68,8 @@ def translate(error: libvirt.libvirtError, what: str) -> VmkitError:
         return NotFoundError(message)
     if code in _EXISTS or (code == libvirt.VIR_ERR_OPERATION_FAILED and "already exists" in text):
         return ConflictError(message)
+    if _NO_CGROUP.search(text):
+        return UnsupportedError(message, hint=CGROUP_ADVICE)
     if code in _UNSUPPORTED or (code == libvirt.VIR_ERR_INVALID_ARG and text.startswith("unsupported flags")):
         return UnsupportedError(message)
     if code in _SPEC:
@@ -68,6 +84,8 @@ def translate(error: libvirt.libvirtError, what: str) -> VmkitError:
         return ConflictError(message, hint="another operation works on it: vmkit jobs")
     if code == libvirt.VIR_ERR_OPERATION_INVALID:
         return ConflictError(message)
+    if "Child process (tc " in text:
+        return EffectError(message, hint=TC_ADVICE)
     return EffectError(message)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from vmkit.errors import ConflictError, SpecError, UnsupportedError
+from vmkit.hypervisor.errors import CGROUP_ADVICE
 from vmkit.plan import Plan, Step
 from vmkit.values import Bytes
 from vmkit.vm.limits import SHAPED, Change, Limits, OfNic, Setting, least_cap, merge, settings, without_defaults
@@ -13,11 +14,6 @@ from vmkit.vm.spec_parts import LimitsSpec
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.tuning import Controllers
-
-CGROUP_ADVICE: Final = (
-    "libvirtd has to run as root with cgroups: see cgroup_controllers in /etc/libvirt/qemu.conf, and vmkit doctor; "
-    "limits of disks and NICs need none"
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from vmkit.errors import UnsupportedError
+from vmkit.hypervisor.errors import CGROUP_ADVICE
 from vmkit.vm.choices.reasons import ASKED, Reasons
-from vmkit.vm.limit_plan import CGROUP_ADVICE, judge_cap, judge_nic
+from vmkit.vm.limit_plan import judge_cap, judge_nic
 from vmkit.vm.limits import VM_KINDS, OfDisk, OfNic, show
 from vmkit.vm.spec_parts import DiskLimits, LimitsSpec, NicLimits
 
