@@ -6,6 +6,7 @@ nothing else on the disk is changed. It has no boot loader, so the box says wher
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,7 +30,8 @@ NAME: Final = "vmkit/kvm-host"
 RECIPE: Final = "1"
 """Part of a box's key: to be changed with what this module writes into a box."""
 READ: Final = ("passwd", "shadow", "group", "gshadow")
-GIB: Final = 2**30
+SIZE_GIB: Final = 16
+"""Of a box's disk. It takes only the room that is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,24 @@ def installed(boxes: Path, key: str) -> str | None:
 
     An older one with the key does not count: `vagrant up` takes the newest.
     """
-    folders = {p.name: p for p in (boxes / NAME.replace("/", "-VAGRANTSLASH-")).glob("*") if p.is_dir()}
-    for version in versions_of(folders):
-        for metadata in folders[version].glob("**/metadata.json"):
-            plain = json.loads(metadata.read_text())
-            return version if plain.get("vmkit") == key else None
-    return None
+    there = _boxes(boxes)
+    newest = next(iter(versions_of(there)), None)
+    return newest if newest and there[newest] == key else None
+
+
+def keys_in(boxes: Path) -> set[str]:
+    """The keys of all versions of the box that Vagrant has."""
+    return set(_boxes(boxes).values())
+
+
+def _boxes(boxes: Path) -> dict[str, str]:
+    """Version of each box of ours -> its key."""
+    found = {}
+    for metadata in (boxes / NAME.replace("/", "-VAGRANTSLASH-")).glob("*/**/metadata.json"):
+        with contextlib.suppress(ValueError, OSError):
+            version = metadata.relative_to(boxes).parts[1]
+            found[version] = str(json.loads(metadata.read_text()).get("vmkit", ""))
+    return found
 
 
 def kernel_files(folder: Path, key: str) -> tuple[Path, Path]:
@@ -126,22 +140,24 @@ def make(
     Raises:
         EffectError: a program failed, or the disk is not as expected.
     """
-    for program, package in (("debugfs", "e2fsprogs"), ("qemu-img", "qemu-utils"), ("e2fsck", "e2fsprogs")):
-        find_program(program, package=package)
+    find_program("qemu-img", package="qemu-utils")
     shutil.rmtree(folder, ignore_errors=True)
     scratch = ensure_dir(folder / "scratch")
     disk = scratch / "disk.raw"
     with _step(reporter, "box disk", f"a copy with the account '{USER}'"):
         run(["cp", "--sparse=always", "--reflink=auto", source.disk, disk], timeout=600)
-        _write(disk, edits({name: _read(disk, name) for name in READ}, public_keys), scratch)
+        size = max(disk.stat().st_size, SIZE_GIB * 2**30)
+        os.truncate(disk, size)
+        _tool(["e2fsck", "-f", "-p", disk])  # resize2fs asks for it
+        _tool(["resize2fs", disk])
+        _write(disk, edits({name: _read(disk, name) for name in READ}, public_keys, _host_key(scratch)), scratch)
     with _step(reporter, "compress", "to qcow2"):
         image = scratch / "box.img"
         form = ("-c", "-W", "-m", "8", "-o", "compression_type=zstd", "-f", "raw", "-O", "qcow2")
         run(["qemu-img", "convert", *form, disk, image], timeout=1800)
-    size = disk.stat().st_size
     disk.unlink()
     with _step(reporter, "pack", NAME):
-        metadata = {"provider": "libvirt", "format": "qcow2", "virtual_size": -(-size // GIB), "vmkit": key}
+        metadata = {"provider": "libvirt", "format": "qcow2", "virtual_size": -(-size // 2**30), "vmkit": key}
         boot = {"kernel": str(kernel), "initrd": str(initrd), "cmdline": source.cmdline}
         (scratch / "metadata.json").write_text(json.dumps(metadata, indent=1))
         (scratch / "boot.json").write_text(json.dumps(boot, indent=1))
@@ -166,8 +182,16 @@ def _catalogue(version: str, box: Path) -> dict[str, object]:
     }
 
 
+def _host_key(scratch: Path) -> tuple[str, str]:
+    """A fresh key pair for sshd: the private part and the public one."""
+    path = scratch / "host_key"
+    keygen = find_program("ssh-keygen", package="openssh-client")
+    run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "vmkit box", "-f", path])
+    return path.read_text(), path.with_suffix(".pub").read_text()
+
+
 def _read(disk: Path, name: str) -> str:
-    text = run(["debugfs", "-R", f"cat /etc/{name}", disk]).stdout
+    text = _tool(["debugfs", "-R", f"cat /etc/{name}", disk])
     if "root:" not in text:
         raise EffectError(f"the disk {disk} has no /etc/{name}", hint="build it anew: scripts/build-box --force")
     return text
@@ -180,12 +204,16 @@ def _write(disk: Path, changes: list[Edit], scratch: Path) -> None:
         (folder / str(number)).write_text(edit.content)
     script = folder / "script"
     script.write_text(debugfs_script(changes, folder))
-    told = run(["debugfs", "-w", "-f", script, disk], timeout=300)
+    _tool(["debugfs", "-w", "-f", script, disk])
     for edit in changes:
-        if edit.is_file and run(["debugfs", "-R", f"cat {edit.path}", disk]).stdout != edit.content:
-            tail = tuple(told.stderr.splitlines()[-8:])
-            raise EffectError(f"debugfs did not write {edit.path} into the box's disk", details=tail)
-    run(["e2fsck", "-f", "-n", disk], timeout=300, env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"})
+        if edit.is_file and _tool(["debugfs", "-R", f"cat {edit.path}", disk]) != edit.content:
+            raise EffectError(f"debugfs did not write {edit.path} into the box's disk")
+    _tool(["e2fsck", "-f", "-n", disk])
+
+
+def _tool(argv: list[str | Path]) -> str:
+    """What one of e2fsprogs' programs prints; they are not on the PATH of every user."""
+    return run([find_program(str(argv[0]), package="e2fsprogs"), *argv[1:]], timeout=600).stdout
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class Edit:
         owner: number of user and group.
         group: number of the group where it is another than the owner's.
         content: of a file.
-        replaces: whether the disk has such a file already.
+        replaces: whether the disk may have such a file already.
     """
 
     path: str
@@ -40,12 +40,13 @@ class Edit:
         return self.mode >> 12 == 0o10
 
 
-def edits(databases: Mapping[str, str], public_keys: Iterable[str]) -> list[Edit]:
-    """All that makes a host a box: the account with a key and sudo, and the host's name.
+def edits(databases: Mapping[str, str], public_keys: Iterable[str], host_key: tuple[str, str]) -> list[Edit]:
+    """All that makes a host a box: the account with a key and sudo, the host's name and its ssh key.
 
     Args:
         databases: the disk's passwd, shadow, group and gshadow.
         public_keys: for authorized_keys.
+        host_key: private and public part of the host key. Machines of one box share it, as they share Vagrant's own.
     """
     number = free_number(databases["passwd"], databases["group"])
     shadow = _number_of(databases["group"], "shadow")
@@ -60,6 +61,10 @@ def edits(databases: Mapping[str, str], public_keys: Iterable[str]) -> list[Edit
         Edit(f"{home}/.ssh", 0o40700, number),
         Edit(f"{home}/.ssh/authorized_keys", 0o100600, number, content=keys),
         Edit(f"/etc/sudoers.d/{USER}", 0o100440, content=f"{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n"),
+        Edit("/etc/ssh/ssh_host_ed25519_key", 0o100600, content=host_key[0], replaces=True),
+        Edit("/etc/ssh/ssh_host_ed25519_key.pub", 0o100644, content=host_key[1], replaces=True),
+        # Empty, a machine fills it with an identity of its own; missing, systemd would also set up every unit anew.
+        Edit("/etc/machine-id", 0o100444, replaces=True),
         Edit("/etc/hostname", 0o100644, content=f"{HOSTNAME}\n", replaces=True),
         # Else sudo asks the network for the host's own name, and waits.
         Edit("/etc/hosts", 0o100644, content=_hosts(), replaces=True),
