@@ -49,10 +49,10 @@ def test_huge_pages_vhost_pinning_and_helpers_in_one_guest(host: KvmHost) -> Non
     seen = host.sh(
         r"""pid=$(cat /run/libvirt/qemu/chosen.pid)
         echo "fds=$(ls -l /proc/$pid/fd | grep -c vhost-net || true)"
-        echo "threads=$(ls /proc/*/comm | xargs grep -lx "vhost-$pid" 2>/dev/null | wc -l)"
         for t in /proc/$pid/task/*; do
           case $(cat $t/comm) in "CPU 0/KVM") echo "vcpu=$(awk '/Cpus_allowed_list/ {print $2}' $t/status)" ;; esac
-          case $(cat $t/comm) in IO*) echo "io=$(awk '/Cpus_allowed_list/ {print $2}' $t/status)" ;; esac
+          case $(cat $t/comm) in vhost-*) echo "worker=$(cat $t/comm)" ;; esac
+          case $(cat $t/comm) in IO\ iothread1) echo "io=$(awk '/Cpus_allowed_list/ {print $2}' $t/status)" ;; esac
         done
         echo "main=$(awk '/Cpus_allowed_list/ {print $2}' /proc/$pid/task/$pid/status)"
         tr '\0' '\n' </proc/$pid/cmdline
@@ -60,6 +60,7 @@ def test_huge_pages_vhost_pinning_and_helpers_in_one_guest(host: KvmHost) -> Non
     ).stdout
     facts = dict(line.split("=", 1) for line in seen.splitlines() if "=" in line and "," not in line)
     assert int(facts["fds"]) >= 1  # QEMU has /dev/vhost-net open
+    assert facts["worker"].startswith("vhost-")  # a thread of the process that runs in the kernel (since Linux 6.4)
     assert (facts["vcpu"], facts["main"], facts["io"]) == ("1", "0", "0")
     assert '"vhost":true' in seen
     assert "/dev/hugepages" in seen
@@ -68,8 +69,7 @@ def test_huge_pages_vhost_pinning_and_helpers_in_one_guest(host: KvmHost) -> Non
     inside = host.vmkit("exec", "chosen", "--", "sh", "-c", GUEST, timeout=300).stdout
     assert "clock=kvm-clock" in inside
     assert "QEMU Virtual CPU" not in inside  # the host's own model
-    assert "kvm-clock" in inside
-    assert "KVM" in inside
+    assert "PV spinlocks disabled with KVM_HINTS_REALTIME" in inside  # what hint-dedicated does in the guest
 
     now = json.loads(host.vmkit("explain", "chosen", "-o", "json").stdout)
     values = {c["subject"]: c["value"] for c in now["choices"]}
