@@ -21,7 +21,7 @@ TRANSIENT = Intent(was_paused=False, persistent=False, target_defined=False)
 PAUSED = Intent(was_paused=True, persistent=True, target_defined=False)
 DEFINED_BOTH = Intent(was_paused=False, persistent=True, target_defined=True)
 
-R, A, D, H, B, P, U, C = (
+R, A, D, H, B, P, U, C, HANDED, PULLING, BROKEN = (
     Seen.RUNNING,
     Seen.ABSENT,
     Seen.DEFINED,
@@ -30,6 +30,9 @@ R, A, D, H, B, P, U, C = (
     Seen.PAUSED,
     Seen.UNREACHABLE,
     Seen.CRASHED,
+    Seen.HANDED,
+    Seen.PULLING,
+    Seen.BROKEN,
 )
 
 
@@ -76,6 +79,21 @@ R, A, D, H, B, P, U, C = (
         (A, A, TRANSIENT, Place.NOWHERE, ()),
         (A, A, INTENT, Place.UNKNOWN, ()),
         (C, A, INTENT, Place.SOURCE, ()),
+        # post-copy: under way, done but for the source, and cut off
+        (HANDED, PULLING, INTENT, Place.WAIT, ()),
+        (A, PULLING, INTENT, Place.WAIT, ()),
+        (HANDED, R, INTENT, Place.TARGET, (Action.DEFINE_TARGET, Action.STOP_SOURCE, Action.FORGET_SOURCE)),
+        (HANDED, P, TRANSIENT, Place.TARGET, (Action.STOP_SOURCE,)),
+        (HANDED, A, INTENT, Place.UNKNOWN, ()),
+        (HANDED, D, INTENT, Place.UNKNOWN, ()),
+        (HANDED, H, INTENT, Place.UNKNOWN, ()),
+        (BROKEN, BROKEN, INTENT, Place.SPLIT, ()),
+        (BROKEN, PULLING, INTENT, Place.SPLIT, ()),
+        (HANDED, BROKEN, INTENT, Place.SPLIT, ()),
+        (BROKEN, A, INTENT, Place.UNKNOWN, ()),
+        (A, BROKEN, INTENT, Place.UNKNOWN, ()),
+        (D, BROKEN, INTENT, Place.UNKNOWN, ()),
+        (BROKEN, U, INTENT, Place.UNKNOWN, ()),
     ],
 )
 def test_table(source: Seen, target: Seen, intent: Intent, place: Place, actions: tuple[Action, ...]) -> None:
@@ -95,8 +113,10 @@ def test_never_two_copies_and_never_none_by_our_own_doing(source: Seen, target: 
         assert intent.persistent
         assert not intent.was_paused
     if Action.STOP_SOURCE in verdict.actions:  # the copy that goes stands still, and the other is alive
-        assert source is Seen.HALTED
+        assert source in (Seen.HALTED, Seen.HANDED)
         assert target in (Seen.RUNNING, Seen.PAUSED, Seen.CRASHED)
+    if {source, target} & {Seen.PULLING, Seen.BROKEN}:  # neither half of a post-copy is ever touched
+        assert verdict.actions == ()
     if Action.REMOVE_INCOMING in verdict.actions:
         assert target is Seen.HALTED
     if Action.FORGET_TARGET in verdict.actions:
@@ -133,6 +153,11 @@ def test_nothing_is_done_where_nothing_was_touched() -> None:
         (DomainState.PAUSED, "migration", False, Seen.HALTED),
         (DomainState.PAUSED, "starting up", False, Seen.HALTED),
         (DomainState.PAUSED, "migration", True, Seen.BUSY),
+        (DomainState.PAUSED, "post-copy", True, Seen.BUSY),
+        (DomainState.PAUSED, "post-copy", False, Seen.HANDED),
+        (DomainState.PAUSED, "post-copy failed", True, Seen.BROKEN),
+        (DomainState.RUNNING, "post-copy", False, Seen.PULLING),
+        (DomainState.RUNNING, "post-copy failed", False, Seen.BROKEN),
         (DomainState.SHUTOFF, "", False, Seen.DEFINED),
         (DomainState.CRASHED, "", False, Seen.CRASHED),
     ],

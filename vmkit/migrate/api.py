@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Unpack
 
 from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableError, VmkitError
-from vmkit.migrate import recovery
-from vmkit.migrate.facts import GuestFacts, observe_guest, observe_host, observe_target
+from vmkit.migrate import record, recovery
+from vmkit.migrate.control import Steering, Terms
+from vmkit.migrate.facts import GuestFacts, has_userfaultfd, observe_guest, observe_host, observe_target
 from vmkit.migrate.locks import vm_lock
+from vmkit.migrate.modes import Mode, Ways, check_wish, ways
 from vmkit.migrate.outcome import Intent, Place
-from vmkit.migrate.plan import Request, make_plan, same_storage
+from vmkit.migrate.outlook import Outlook, look_ahead
+from vmkit.migrate.plan import How, Request, make_plan, request_of, same_storage
+from vmkit.migrate.predict import impossible
 from vmkit.migrate.preflight import Case, Finding, Level, Preflight, judge
 from vmkit.migrate.probe import Prober, ProbeReport, probing
-from vmkit.migrate.report import MigrationReport
-from vmkit.migrate.session import Stop, StopReason, Transfer, failure, transfer, unbreakable
+from vmkit.migrate.record import Accuracy, Outcome
+from vmkit.migrate.replay import Recording, Replayed, load, replay_all, save
+from vmkit.migrate.report import MigrationReport, downtime_ms, outcome, technique
+from vmkit.migrate.session import Steer, Stop, StopReason, Transfer, failure, transfer, unbreakable
 from vmkit.migrate.settle import CONNECT_S, Reach, Settled, bounded, settle
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Note, Reporter, Started, silent
@@ -24,6 +32,7 @@ from vmkit.system.clock import stopwatch
 if TYPE_CHECKING:
     from vmkit.hypervisor.domain import Domain, JobStats
     from vmkit.hypervisor.host import Host
+    from vmkit.hypervisor.migration import Options
     from vmkit.system.journal import Entry
 
 VERIFY_S: Final = 30.0
@@ -39,80 +48,73 @@ class Migrations:
     def __init__(self, connect: Callable[[], Host]) -> None:
         self._connect = connect
 
-    def preflight(self, name: str, to: str) -> Preflight:
+    def preflight(self, name: str, to: str, **how: Unpack[How]) -> Preflight:
         """Look at everything that could stand against a migration; nothing is touched.
 
         Raises:
             NotFoundError: there is no such VM.
-            SpecError: `to` is not a libvirt URI.
+            SpecError: `to` is not a libvirt URI, or an option cannot be meant.
         """
+        request = request_of(name, to, how)
         source = self._connect()
         guest = observe_guest(source.domain(name))
         try:
             with _target(to) as target:
-                return judge(_case(source, target, guest))
+                return judge(_case(request, source, target, guest)[0])
         except UnreachableError as e:
             return Preflight(name, source.uri, to, (Finding("hosts", Level.REFUSED, e.message, e.hint),))
 
-    def plan(
-        self,
-        name: str,
-        to: str,
-        *,
-        deadline: float = 120.0,
-        bandwidth: int | None = None,
-        max_downtime: float | None = None,
-        probe: str | None = None,
-    ) -> Plan:
+    def plan(self, name: str, to: str, **how: Unpack[How]) -> Plan:
         """What `migrate` would do with the same arguments, and why; what stands against it is among the warnings.
+
+        The guest is watched for about a second, so that what it would come to can be said; nothing is changed.
 
         Raises:
             NotFoundError, SpecError, UnreachableError: as `migrate`.
         """
-        request = _request(name, to, deadline, bandwidth, max_downtime, probe)
+        request = request_of(name, to, how)
         source = self._connect()
-        guest = observe_guest(source.domain(name))
+        domain = source.domain(name)
+        guest = observe_guest(domain)
         with _target(to) as target:
-            case = _case(source, target, guest)
-            return make_plan(request, case, judge(case))
+            case, open_ways = _case(request, source, target, guest)
+            report = judge(case)
+            ahead = look_ahead(request, case, open_ways, domain) if guest.running or guest.paused else None
+            return make_plan(request, case, report, ahead)
 
     def migrate(
         self,
         name: str,
         to: str,
         *,
-        deadline: float = 120.0,
-        bandwidth: int | None = None,
-        max_downtime: float | None = None,
-        probe: str | None = None,
         reporter: Reporter = silent,
         cancelled: Callable[[], bool] = lambda: False,
+        **how: Unpack[How],
     ) -> MigrationReport:
         """Move a running VM; returns when exactly one copy is known to run, at the target.
 
-        While the transfer runs, SIGINT, SIGTERM and SIGHUP end it in order if this is the main thread.
+        While the transfer runs, SIGINT, SIGTERM and SIGHUP end it in order if this is the main thread. Once it has
+        gone over to post-copy it cannot be ended any more, and is carried to its end.
 
         Args:
             name: the VM, by name or uuid.
             to: libvirt URI of the target.
-            deadline: seconds from the start of the transfer until it is given up.
-            bandwidth: bytes a second, rounded up to whole MiB; None for no limit.
-            max_downtime: seconds that the guest may stand still at the end; None for QEMU's setting (300 ms).
-            probe: 'ADDRESS' or 'ADDRESS:PORT' where the guest echoes UDP, to measure the gap that its users see.
             reporter: hears how far it is.
             cancelled: asked several times a second; true ends the transfer.
+            how: see `How`.
 
         Raises:
             NotFoundError, SpecError, UnreachableError: wrong name or URI, or a host is down.
-            RefusedError: preflight found something against it; nothing was touched.
+            RefusedError: something stands against it, or it cannot be done before the deadline; nothing was touched.
             DeadlineError, CancelledError, EffectError: it did not come about; the message says where the VM is, and
                 the target holds nothing of it.
-            IndeterminateError: it is not known how many copies run; the journal keeps the operation.
+            IndeterminateError: it is not known how many copies run, or a post-copy was cut off; the journal keeps the
+                operation.
         """
         from vmkit.hypervisor.host import Host
         from vmkit.system.journal import journalled
 
-        request = _request(name, to, deadline, bandwidth, max_downtime, probe)
+        request = request_of(name, to, how)
         source_uri = self._connect().uri
         _settle_earlier(self._connect().domain(name).name, reporter)
         with contextlib.ExitStack() as stack:
@@ -123,26 +125,45 @@ class Migrations:
             where = {"uuid": domain.uuid, "source": source.uri, "target": to}
             entry = stack.enter_context(journalled("migrate", domain.name, recovery.UNTOUCHED, **where))
             target = stack.enter_context(_target(to))
-            case = self._checked(domain, target, reporter)
-            prober = stack.enter_context(probing(probe))
-            return _carry_out(request, case, domain, target, entry, prober, unbreakable(reporter), cancelled)
+            case, open_ways = self._checked(request, domain, target, reporter)
+            ahead = look_ahead(request, case, open_ways, domain, reporter)
+            if why := impossible(ahead.expected, ahead.terms):
+                raise RefusedError(
+                    f"{domain.name} cannot move to {target.uri} in time: {why}",
+                    hint="give it more time (--deadline), or more --bandwidth",
+                )
+            prober = stack.enter_context(probing(request.probe))
+            return _carry_out(request, case, ahead, domain, target, entry, prober, unbreakable(reporter), cancelled)
+
+    def stats(self) -> Accuracy:
+        """How good the predictions of this machine's migrations have been."""
+        return record.accuracy(record.read())
+
+    def replay(self, path: Path) -> list[Replayed]:
+        """What each known policy would have decided on the statistics of a recording.
+
+        Raises:
+            NotFoundError, RefusedError, SpecError: there is no such file, or it is not a recording.
+        """
+        return replay_all(load(path))
 
     @staticmethod
-    def _checked(domain: Domain, target: Host, reporter: Reporter) -> Case:
+    def _checked(request: Request, domain: Domain, target: Host, reporter: Reporter) -> tuple[Case, Ways]:
         elapsed = stopwatch()
         reporter(Started("preflight"))
-        case = _case(domain.host, target, observe_guest(domain))
+        case, open_ways = _case(request, domain.host, target, observe_guest(domain))
         report = judge(case)
         for finding in report.warnings:
             reporter(Note(finding.text, warning=True))
         report.require()
         reporter(Finished("preflight", elapsed(), f"{len(report.findings)} checks"))
-        return case
+        return case, open_ways
 
 
 def _carry_out(
     request: Request,
     case: Case,
+    ahead: Outlook,
     domain: Domain,
     target: Host,
     entry: Entry,
@@ -162,7 +183,7 @@ def _carry_out(
             persistent=intent.persistent,
             autostart=guest.autostart,
             target_defined=intent.target_defined,
-            downtime_before=_set_downtime(domain, request.max_downtime),
+            downtime_before=_set_downtime(domain, request, ahead.terms),
         )
         entry.keep = True  # until it is known what became of it, whatever is raised
         state = transfer(
@@ -172,19 +193,45 @@ def _carry_out(
             bandwidth=request.bandwidth,
             same_storage=same_storage(guest, case.meeting.files),
             deadline=request.deadline,
+            steer=Steer(Steering(ahead.terms), _options(request, ahead), lambda: _advance(entry, "post-copy")),
             wish=_wish(entry, signalled, cancelled),
             reporter=reporter,
         )
         here, there = Reach(domain.host.uri, domain.host), Reach(target.uri, target)
+        completed = probed = None
+        arrived = False
         try:
             settled = _conclude(case, intent, entry, state, here, there, request.deadline, reporter)
+            arrived = True
             completed = _completed(there, guest.uuid)
             recovery.finish_definition(there, guest.uuid, entry.record.data)
             probed = prober.finish() if prober else None
         finally:
             here.close()
             there.close()
-    return _report(case, state, settled, completed, probed)
+            gap = probed.gap_ms if probed else None
+            _remember(request, case, ahead, state, outcome(state, completed, ahead.terms, arrived=arrived, gap_ms=gap))
+    return _report(case, ahead, state, settled, completed, probed)
+
+
+def _remember(request: Request, case: Case, ahead: Outlook, state: Transfer, ended: Outcome) -> None:
+    """Add to the record, and write the recording. That it cannot be written is no reason to call a migration failed."""
+    g = case.guest
+    with contextlib.suppress(VmkitError):
+        uris = (case.source.uri, case.target.uri)
+        record.append(g.name, g.uuid, *uris, request.mode.value, ahead.expected, ended)
+    if request.recording is not None:
+        predicted, kept = record.plain(ahead.expected), asdict(ended)
+        with contextlib.suppress(VmkitError):
+            save(Recording(g.name, ahead.terms, state.looks, state.made, kept, predicted), request.recording)
+
+
+def _options(request: Request, ahead: Outlook) -> Options:
+    from vmkit.hypervisor.migration import Options
+
+    wish = request.wish
+    live = request.mode is not Mode.STOP_COPY
+    return Options(live, ahead.ways.post_copy, wish.auto_converge, wish.compression, wish.parallel)
 
 
 def _conclude(
@@ -231,7 +278,12 @@ def _advance(entry: Entry, phase: str) -> None:
 
 
 def _report(
-    case: Case, state: Transfer, settled: Settled, completed: JobStats | None, probed: ProbeReport | None
+    case: Case,
+    ahead: Outlook,
+    state: Transfer,
+    settled: Settled,
+    completed: JobStats | None,
+    probed: ProbeReport | None,
 ) -> MigrationReport:
     stats = completed or state.last
     raw = stats.raw if stats else {}
@@ -248,7 +300,7 @@ def _report(
         running_copies=settled.running,
         total_ms=round(state.seconds * 1000),
         transfer_ms=stats.elapsed_ms if stats else None,
-        downtime_ms=completed.downtime_ms if completed else None,
+        downtime_ms=downtime_ms(state, completed),
         downtime_net_ms=raw.get("downtime_net") if completed else None,
         guest_gap_ms=probed.gap_ms if probed else None,
         rounds=max(state.rounds, stats.iteration if stats else 0),
@@ -256,6 +308,10 @@ def _report(
         memory_total=stats.total if stats else 0,
         bandwidth=stats.bandwidth if stats else 0,
         definition_moved=case.guest.persistent,
+        mode=ahead.terms.mode.value,
+        technique=technique(state, ahead.terms.mode),
+        predicted=ahead.expected,
+        decisions=tuple(state.made),
         warnings=tuple(warnings),
         probe=probed,
     )
@@ -264,23 +320,26 @@ def _report(
 def _completed(target: Reach, uuid: str) -> JobStats | None:
     """Statistics of the finished migration, which libvirt keeps at the target (the source forgets the domain)."""
     domain = target.domain(uuid)
-    return None if domain is None else domain.completed_job()
+    stats = None if domain is None else domain.completed_job()
+    return stats if stats is not None and stats.total else None
 
 
-def _set_downtime(domain: Domain, seconds: float | None) -> int | None:
-    """Set the longest downtime, and return what it was before, ms; None if it stays as it is.
+def _set_downtime(domain: Domain, request: Request, terms: Terms) -> int | None:
+    """Set the limit to begin with, and return what it was before, ms; None if it stays as it is.
 
     Raises:
-        RefusedError: the driver has no such setting.
+        RefusedError: one was asked for, and the driver has no such setting.
     """
     from vmkit.hypervisor.migration import max_downtime, set_max_downtime
 
-    if seconds is None:
+    if request.max_downtime is None and (before := max_downtime(domain)) is None:
         return None
     before = max_downtime(domain)
     try:
-        set_max_downtime(domain, max(1, round(seconds * 1000)))
+        set_max_downtime(domain, max(1, round(terms.start_downtime * 1000)))
     except RefusedError as e:
+        if request.max_downtime is None:
+            return None
         raise RefusedError(e.message, hint="leave --max-downtime out") from e
     return before
 
@@ -289,23 +348,11 @@ def _settle_earlier(name: str, reporter: Reporter) -> None:
     """Take up an earlier migration of the VM that was cut off, before a new one looks at it."""
     from vmkit.system.journal import records, taken_over
 
-    for record in records("migrate"):
-        if record.subject == name and record.orphaned:
-            with taken_over(record) as entry:
+    for found in records("migrate"):
+        if found.subject == name and found.orphaned:
+            with taken_over(found) as entry:
                 if entry is not None:
                     reporter(Note(recovery.recover(entry, reporter), warning=True))
-
-
-def _request(
-    name: str, to: str, deadline: float, bandwidth: int | None, max_downtime: float | None, probe: str | None
-) -> Request:
-    from vmkit.migrate.probe import parse_target
-
-    request = Request(name, to, deadline, bandwidth, max_downtime, probe)
-    request.check()
-    if probe is not None:
-        parse_target(probe)
-    return request
 
 
 @contextlib.contextmanager
@@ -322,7 +369,15 @@ def _target(uri: str) -> Iterator[Host]:
         yield host
 
 
-def _case(source: Host, target: Host, guest: GuestFacts) -> Case:
+def _case(request: Request, source: Host, target: Host, guest: GuestFacts) -> tuple[Case, Ways]:
     if not guest.virt_type:
         raise NotFoundError(f"{guest.name} has no domain type")
-    return Case(guest, observe_host(source), observe_host(target), observe_target(source, target, guest))
+    here, there = observe_host(source), observe_host(target)
+    check_wish(request.mode, request.wish, here.driver)
+    post = replace(request.wish, post_copy=True)
+    open_ways = ways(request.mode, post, guest, here, replace(there, userfaultfd=True))
+    if open_ways.post_copy:  # all but this speaks for it, so it is worth a look
+        there = replace(there, userfaultfd=has_userfaultfd(target.uri))
+        open_ways = ways(request.mode, post, guest, here, there)
+    wish = replace(request.wish, post_copy=open_ways.post_copy)
+    return Case(guest, here, there, observe_target(source, target, guest), wish), open_ways

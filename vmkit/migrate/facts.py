@@ -33,6 +33,7 @@ class HostFacts:
         guests: what it offers to run: (domain type, architecture) -> names of the machine types.
         cpu_model: of the host itself, as libvirt names it; '' if unknown.
         networks: libvirt networks, each with whether it is active.
+        userfaultfd: whether its kernel has it, for post-copy; None if that was not, or could not be, looked at.
     """
 
     uri: str
@@ -45,6 +46,7 @@ class HostFacts:
     guests: dict[tuple[str, str], frozenset[str]]
     cpu_model: str
     networks: dict[str, bool]
+    userfaultfd: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class GuestFacts:
         bridges: bridges of the host that its interfaces are on.
         devices: host devices that it holds, and others that cannot move, in a person's words.
         passthrough_args: QEMU arguments that libvirt does not look into (qemu:commandline).
+        hugepage_size: bytes of the largest page that its memory has to be; 0 where it does not, or the size is the
+            host's own choice.
     """
 
     name: str
@@ -109,6 +113,7 @@ class GuestFacts:
     bridges: tuple[str, ...]
     devices: tuple[str, ...]
     passthrough_args: bool
+    hugepage_size: int = 0
 
 
 class Presence(enum.Enum):
@@ -169,6 +174,19 @@ def observe_host(host: Host) -> HostFacts:
     )
 
 
+def has_userfaultfd(uri: str) -> bool | None:
+    """Whether the kernel of the host behind a URI has userfaultfd; None if there is no way to look."""
+    from vmkit.system.shell import Shell
+
+    # there since Linux 5.2 where userfaultfd is built in (Documentation/admin-guide/sysctl/vm.rst)
+    script = "test -d /proc/sys/vm || echo unknown; test -e /proc/sys/vm/unprivileged_userfaultfd && echo there\n"
+    try:
+        words = Shell.of_uri(uri).run_script(script, timeout=15.0).stdout.split()
+    except VmkitError:
+        return None
+    return None if "unknown" in words else "there" in words
+
+
 def observe_guest(domain: Domain) -> GuestFacts:
     """Ask the source about the VM.
 
@@ -214,6 +232,7 @@ def parse_guest(xml: str, seen: Sighting) -> GuestFacts:
         bridges=bridges,
         devices=tuple(_immovable(root)),
         passthrough_args=root.find("{http://libvirt.org/schemas/domain/qemu/1.0}commandline") is not None,
+        hugepage_size=max((_size(p, "size") for p in root.iterfind("memoryBacking/hugepages/page")), default=0),
     )
 
 
@@ -293,6 +312,10 @@ def _memory(root: ET.Element) -> int:
     if element is None:
         return 0
     return int(element.text or 0) * _MEMORY_UNITS.get(element.get("unit", "KiB"), 1024)
+
+
+def _size(element: ET.Element, key: str) -> int:
+    return int(element.get(key, "0")) * _MEMORY_UNITS.get(element.get("unit", "KiB"), 1024)
 
 
 def _interfaces(root: ET.Element) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -106,6 +106,11 @@ class Jobs:
             )
         if job.state == "orphaned":
             raise ConflictError(f"{record.id}: its process is gone", hint="bring it in order: vmkit jobs resolve")
+        if record.phase == "post-copy":
+            raise RefusedError(
+                f"{record.id}: the VM runs at the target, and a part of its memory still follows: too late to cancel",
+                hint="see: vmkit jobs",
+            )
         if record.phase in ("verify", "cleanup"):
             raise RefusedError(f"{record.id}: the VM has arrived, and it is too late to cancel", hint="see: vmkit jobs")
         record.request_cancel()
@@ -142,7 +147,7 @@ def _find(what: str) -> Record:
 def _job(record: Record) -> Job:
     state = "orphaned" if record.orphaned else "cancelling" if record.cancelled else "running"
     progress = None
-    if record.kind == "migrate" and record.phase == "transfer":
+    if record.kind == "migrate" and record.phase in ("transfer", "post-copy"):
         with contextlib.suppress(VmkitError):
             progress = _progress(record)
     return Job(

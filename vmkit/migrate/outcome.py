@@ -25,11 +25,14 @@ class Seen(enum.Enum):
     HALTED = "paused by the migration"
     BUSY = "in a migration"
     CRASHED = "crashed"
+    HANDED = "handed over by post-copy"
+    PULLING = "running, with a part of its memory still at the source"
+    BROKEN = "cut off in post-copy"
 
     @property
     def active(self) -> bool:
         """Whether there is a guest."""
-        return self in (Seen.RUNNING, Seen.PAUSED, Seen.HALTED, Seen.BUSY, Seen.CRASHED)
+        return self not in (Seen.UNREACHABLE, Seen.ABSENT, Seen.DEFINED)
 
 
 _ALIVE: Final = frozenset({Seen.RUNNING, Seen.PAUSED, Seen.CRASHED})
@@ -54,6 +57,7 @@ class Place(enum.Enum):
     TARGET = "target"
     NOWHERE = "nowhere"
     WAIT = "not settled yet"
+    SPLIT = "split between both hosts"
     UNKNOWN = "unknown"
 
 
@@ -89,13 +93,17 @@ def classify(seen: Sighting | None) -> Seen:
 
     if seen is None:
         return Seen.ABSENT
+    if seen.reason == "post-copy failed":
+        return Seen.BROKEN
     if seen.migrating:
         return Seen.BUSY
+    if seen.reason == "post-copy":
+        return Seen.HANDED if seen.state is DomainState.PAUSED else Seen.PULLING
     match seen.state:
         case DomainState.RUNNING | DomainState.BLOCKED | DomainState.PMSUSPENDED | DomainState.SHUTDOWN:
             return Seen.RUNNING
         case DomainState.PAUSED:
-            return Seen.HALTED if seen.reason in ("migration", "starting up", "post-copy") else Seen.PAUSED
+            return Seen.HALTED if seen.reason in ("migration", "starting up") else Seen.PAUSED
         case DomainState.SHUTOFF:
             return Seen.DEFINED
         case _:
@@ -111,7 +119,9 @@ def decide(source: Seen, target: Seen, intent: Intent) -> Verdict:
         other = target if source is Seen.UNREACHABLE else source
         place = "target" if source is Seen.UNREACHABLE else "source"
         return Verdict(Place.UNKNOWN, (), f"the {which} does not answer; at the {place} it is {other.value}")
-    if Seen.BUSY in (source, target):
+    if Seen.BROKEN in (source, target):
+        return _broken(source, target)
+    if Seen.BUSY in (source, target) or target is Seen.PULLING:
         return Verdict(Place.WAIT, (), "libvirt is still at work on it")
     if source in _ALIVE and target in _ALIVE:
         return Verdict(Place.UNKNOWN, (), f"it is {source.value} at the source and {target.value} at the target")
@@ -120,6 +130,21 @@ def decide(source: Seen, target: Seen, intent: Intent) -> Verdict:
     if target in _ALIVE:
         return _at_target(source, intent)
     return _neither(source, target, intent)
+
+
+def _broken(source: Seen, target: Seen) -> Verdict:
+    """Post-copy was cut off: each host has a part of the memory, and the newest state is at the target."""
+    parts = (Seen.BROKEN, Seen.HANDED, Seen.BUSY)
+    if source in parts and (target in parts or target in (Seen.PULLING, Seen.HALTED)):
+        why = "post-copy was cut off: a part of its memory is at the source and the rest at the target"
+        return Verdict(Place.SPLIT, (), why)
+    if target in _ALIVE:
+        return Verdict(Place.UNKNOWN, (), f"it is {target.value} at the target, and {source.value} at the source")
+    if source is Seen.BROKEN:
+        return Verdict(Place.UNKNOWN, (), "post-copy was cut off, and the copy at the target, which had run, is gone")
+    return Verdict(
+        Place.UNKNOWN, (), "post-copy was cut off, and the part of its memory that was at the source is gone"
+    )
 
 
 def _at_source(source: Seen, target: Seen, intent: Intent) -> Verdict:
@@ -135,7 +160,7 @@ def _at_source(source: Seen, target: Seen, intent: Intent) -> Verdict:
 
 def _at_target(source: Seen, intent: Intent) -> Verdict:
     actions = [Action.DEFINE_TARGET] if intent.persistent else []
-    if source is Seen.HALTED:
+    if source in (Seen.HALTED, Seen.HANDED):
         actions.append(Action.STOP_SOURCE)
     if intent.persistent and source is not Seen.ABSENT:
         actions.append(Action.FORGET_SOURCE)
@@ -144,6 +169,12 @@ def _at_target(source: Seen, intent: Intent) -> Verdict:
 
 def _neither(source: Seen, target: Seen, intent: Intent) -> Verdict:
     """No copy runs: the source stands still for the migration, or has ended."""
+    if source is Seen.HANDED:
+        gone = target in (Seen.ABSENT, Seen.DEFINED)
+        what = "the copy at the target, which may have run, is gone" if gone else f"the target's is {target.value}"
+        return Verdict(Place.UNKNOWN, (), f"it was handed over by post-copy, and {what}")
+    if source is Seen.PULLING:
+        return Verdict(Place.UNKNOWN, (), "the source says that it is itself the target of a post-copy")
     if source is Seen.HALTED and target in (Seen.ABSENT, Seen.DEFINED):
         # Before a copy at the target runs, libvirt defines it there (PERSIST_DEST, in the finish phase; seen with
         # 11.3). So the absence of a definition shows that none ran. For a transient VM, or one that the target had

@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
 
 from vmkit.errors import SpecError
 from vmkit.migrate.facts import GuestFacts, Presence
+from vmkit.migrate.modes import WHAT_IT_IS, Mode
+from vmkit.migrate.outlook import Outlook
+from vmkit.migrate.predict import Prediction, describe, expected
 from vmkit.migrate.preflight import Case, Preflight
+from vmkit.migrate.wish import PLAIN, Wish
 from vmkit.plan import Choice, Plan, Step
-from vmkit.values import Bytes, show_duration
+from vmkit.values import Bytes, quoted, show_duration
+
+
+class How(TypedDict, total=False):
+    """How a VM is to be moved; everything can be left out.
+
+    Attributes:
+        deadline: seconds from the start of the transfer until it is given up; 120 without it.
+        bandwidth: bytes a second, rounded up to whole MiB; None for no limit. QEMU lifts it while the guest stands
+            still.
+        max_downtime: seconds that the guest may stand still at the end; None for its QEMU's setting (300 ms).
+        probe: 'ADDRESS' or 'ADDRESS:PORT' where the guest echoes UDP, to measure the gap that its users see.
+        mode: 'auto', 'pre-copy', 'stop-copy', 'post-copy' or 'hybrid'.
+        auto_converge: QEMU may slow the guest down if it dirties memory faster than it is sent.
+        compression: 'xbzrle', or with `parallel` 'zstd' or 'zlib'.
+        parallel: connections to send over; 2 to 255.
+        recording: file to write what the transfer went through to, for `Migrations.replay`.
+    """
+
+    deadline: float
+    bandwidth: int | None
+    max_downtime: float | None
+    probe: str | None
+    mode: str
+    auto_converge: bool
+    compression: str | None
+    parallel: int | None
+    recording: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +52,9 @@ class Request:
         deadline: seconds from the start of the transfer until it is given up.
         bandwidth: bytes a second; None for no limit.
         max_downtime: seconds that the guest may stand still at the end; None for QEMU's own setting.
+        mode: technique, or AUTO.
+        wish: compression, connections, auto-converge; post_copy in it is decided from `mode` and the facts.
+        recording: file to write what the transfer went through to; None for none.
         probe: 'ADDRESS' or 'ADDRESS:PORT' of the guest's UDP echo; None for no probing.
     """
 
@@ -28,6 +64,9 @@ class Request:
     bandwidth: int | None = None
     max_downtime: float | None = None
     probe: str | None = None
+    mode: Mode = Mode.AUTO
+    wish: Wish = PLAIN
+    recording: Path | None = None
 
     def check(self) -> None:
         """Raise SpecError if a value cannot be meant."""
@@ -40,6 +79,36 @@ class Request:
             raise SpecError("has to be between 1 ms and 2000 s", path="--max-downtime", hint="write it like 300ms")
 
 
+def request_of(name: str, to: str, how: How) -> Request:
+    """The request that keyword arguments mean.
+
+    Raises:
+        SpecError: one of them cannot be meant.
+    """
+    from vmkit.migrate.probe import parse_target
+
+    modes = {m.value: m for m in Mode}
+    mode = modes.get(how.get("mode", "auto"))
+    if mode is None:
+        raise SpecError(f"{quoted(how['mode'])} is not a mode", path="--mode", hint=f"one of: {', '.join(modes)}")
+    recording = how.get("recording")
+    request = Request(
+        name,
+        to,
+        how.get("deadline", 120.0),
+        how.get("bandwidth"),
+        how.get("max_downtime"),
+        how.get("probe"),
+        mode,
+        Wish(False, how.get("auto_converge", False), how.get("compression") or "", how.get("parallel") or 0),
+        None if recording is None else Path(recording),
+    )
+    request.check()
+    if request.probe is not None:
+        parse_target(request.probe)
+    return request
+
+
 def same_storage(guest: GuestFacts, files: dict[str, Presence]) -> bool:
     """Whether every disk that the guest writes to is shown to be the very same file on both hosts.
 
@@ -50,16 +119,42 @@ def same_storage(guest: GuestFacts, files: dict[str, Presence]) -> bool:
     return bool(written) and all(files.get(f.path) is Presence.SAME for f in written)
 
 
-def make_plan(request: Request, case: Case, report: Preflight) -> Plan:
-    """What would be done, and why; what preflight found is among the choices."""
+def make_plan(request: Request, case: Case, report: Preflight, outlook: Outlook | None = None) -> Plan:
+    """What would be done, and why; what preflight found, and what is expected, is among the choices."""
     against = tuple(f"refused: {f.text}" + (f" ({f.fix})" if f.fix else "") for f in report.refused)
     checks = tuple(Choice(f"check {f.check}", f.level.value, f.text) for f in report.findings)
     return Plan(
         title=f"Move {case.guest.name} from {case.source.uri} to {case.target.uri}",
-        choices=(*_choices(request, case), *checks),
+        choices=(*_choices(request, case), *_outlook(outlook), *checks),
         steps=tuple(_steps(request, case)),
-        warnings=(*against, *(f.text for f in report.warnings)),
+        warnings=(*against, *_unlikely(outlook), *(f.text for f in report.warnings)),
     )
+
+
+def _outlook(outlook: Outlook | None) -> list[Choice]:
+    if outlook is None:
+        return []
+    measured = [Choice(f"measured {what}", value, source) for what, value, source in describe(outlook.measured)]
+    way = Choice("post-copy", "allowed" if outlook.ways.post_copy else "not used", outlook.ways.why)
+    return [way, *measured, *(_expectation(p) for p in outlook.found.values())]
+
+
+def _expectation(p: Prediction) -> Choice:
+    total, stop = (f"{show_duration(r.low)} to {show_duration(r.high)}" for r in (p.total, p.downtime))
+    sent = f"{Bytes(int(p.bytes.low))} to {Bytes(int(p.bytes.high))}"
+    value = {"yes": "fits", "no": "does not fit", "unsure": "may fit"}[p.verdict]
+    return Choice(f"expected {p.mode.value}", value, f"{p.why} (total {total}; downtime {stop}; {sent})")
+
+
+def _unlikely(outlook: Outlook | None) -> list[str]:
+    if outlook is None:
+        return []
+    p = expected(dict(outlook.found), outlook.terms)
+    if p.verdict != "no":
+        return []
+    others = [o.mode.value for o in outlook.found.values() if o.verdict == "yes" and o.mode is not p.mode]
+    way = f"; what fits: --mode {' or '.join(others)}" if others else ""
+    return [f"{p.mode.value} is not expected to keep within the deadline and the downtime allowed: {p.why}{way}"]
 
 
 def _choices(request: Request, case: Case) -> list[Choice]:
@@ -67,9 +162,7 @@ def _choices(request: Request, case: Case) -> list[Choice]:
     pause = show_duration(request.max_downtime) if request.max_downtime else "as QEMU has it"
     moves = case.guest.persistent
     choices = [
-        Choice(
-            "technique", "pre-copy", "the guest runs while its memory is sent; it stands still for the last part only"
-        ),
+        Choice("technique", request.mode.value, WHAT_IT_IS[request.mode]),
         Choice("steering", "this process", "it holds both connections: if it dies, both libvirts end the migration"),
         Choice("deadline", show_duration(request.deadline), "after that the transfer is given up; the VM runs on here"),
         Choice("bandwidth", limit, _why(request.bandwidth)),

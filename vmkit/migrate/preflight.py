@@ -13,6 +13,7 @@ from typing import Final
 from vmkit.errors import ConflictError, RefusedError, UnsupportedError
 from vmkit.migrate.facts import GuestFacts, HostFacts, Presence, TargetFacts
 from vmkit.migrate.traps import show_version, sprung
+from vmkit.migrate.wish import PLAIN, Wish
 from vmkit.values import Bytes
 
 
@@ -82,6 +83,7 @@ class Case:
     source: HostFacts
     target: HostFacts
     meeting: TargetFacts
+    wish: Wish = PLAIN
 
 
 def judge(case: Case) -> Preflight:
@@ -131,7 +133,7 @@ def _versions(c: Case) -> Iterator[Finding]:
     shown = " -> ".join(
         f"{h.driver} {show_version(h.hypervisor)}, libvirt {show_version(h.libvirt)}" for h in (c.source, c.target)
     )
-    traps = sprung(c.guest, c.source, c.target)
+    traps = sprung(c.guest, c.source, c.target, c.wish)
     if not traps:
         yield _ok("versions", shown)
     for trap in traps:

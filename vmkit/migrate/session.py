@@ -18,7 +18,9 @@ from vmkit.errors import (
     UnreachableError,
     VmkitError,
 )
+from vmkit.migrate.control import AllowDowntime, Decision, GiveUp, Look, Policy, PostCopy
 from vmkit.migrate.outcome import Place
+from vmkit.migrate.replay import Made, describe
 from vmkit.migrate.settle import Settled
 from vmkit.progress import Advanced, Event, Finished, Note, Reporter, Started
 from vmkit.system.clock import Deadline, stopwatch
@@ -27,26 +29,31 @@ from vmkit.values import Bytes, show_duration
 if TYPE_CHECKING:
     from vmkit.hypervisor.domain import Domain, JobStats
     from vmkit.hypervisor.host import Host
+    from vmkit.hypervisor.migration import Options
 
-POLL_S: Final = 0.25
+POLL_S: Final = 0.2
 ABORT_PATIENCE_S: Final = 90.0
-STEP: Final = "pre-copy"
+STEP: Final = "transfer"
+_HANDOVER_S: Final = 5.0
 
 
 class StopReason(enum.Enum):
     """Why a transfer was ended early."""
 
     DEADLINE = "deadline"
+    GAVE_UP = "gave up"
     CANCELLED = "cancelled"
     STUCK = "stuck"
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A wish to end the transfer, and who had it: 'Ctrl-C', 'vmkit jobs cancel'."""
+    """A wish to end the transfer, and who had it: 'Ctrl-C', 'vmkit jobs cancel'; or why the controller gave it up."""
 
     reason: StopReason
     by: str = ""
+    hint: str = ""
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +66,10 @@ class Transfer:
         last: the last statistics with memory figures in them.
         rounds: passes over the memory.
         seconds: wall-clock time of the call.
+        looks: every look at the job.
+        made: what the controller decided.
+        switched: seconds into the transfer when it went over to post-copy; None if it did not.
+        handover: seconds from then until the guest was seen to run at the target.
     """
 
     error: VmkitError | None = None
@@ -66,6 +77,10 @@ class Transfer:
     last: JobStats | None = None
     rounds: int = 0
     seconds: float = 0.0
+    looks: list[Look] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
+    switched: float | None = None
+    handover: float | None = None
     _raised: list[BaseException] = field(default_factory=list)
 
     def see(self, stats: JobStats | None) -> None:
@@ -73,6 +88,30 @@ class Transfer:
         if stats is not None and stats.total:
             self.last = stats
             self.rounds = max(self.rounds, stats.iteration)
+
+    @property
+    def first_pass(self) -> int:
+        """Bytes of memory that held more than zeros; 0 if the first pass did not end."""
+        for look in self.looks:
+            if look.iteration > 1:
+                cut = self.switched is not None and look.t > self.switched  # by post-copy
+                return 0 if cut else max(0, look.total - look.constant)
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """What steers the transfer, and what it may be told.
+
+    Attributes:
+        policy: decides.
+        options: how the memory goes across.
+        on_switch: called before the switch to post-copy, which cannot be taken back.
+    """
+
+    policy: Policy
+    options: Options
+    on_switch: Callable[[], None] = lambda: None
 
 
 def transfer(
@@ -83,10 +122,11 @@ def transfer(
     bandwidth: int | None,
     same_storage: bool,
     deadline: float,
+    steer: Steer,
     wish: Callable[[], Stop | None],
     reporter: Reporter,
 ) -> Transfer:
-    """Move the domain and watch. Always returns; whoever calls looks at both hosts then.
+    """Move the domain, watch and steer. Always returns; whoever calls looks at both hosts then.
 
     Args:
         domain: what to move.
@@ -94,7 +134,8 @@ def transfer(
         persistent: move its definition too.
         bandwidth: bytes a second; None for no limit.
         same_storage: leave libvirt's own check of the disks out.
-        deadline: seconds until the job is aborted.
+        deadline: seconds until the job is aborted. A post-copy that has begun is not: the guest is at the target then.
+        steer: what decides on the way.
         wish: asked several times a second whether somebody wants it to end.
         reporter: hears how far it is.
     """
@@ -105,7 +146,14 @@ def transfer(
 
     def work() -> None:
         try:
-            migrate_live(domain, target, persistent=persistent, bandwidth=bandwidth, same_storage=same_storage)
+            migrate_live(
+                domain,
+                target,
+                persistent=persistent,
+                bandwidth=bandwidth,
+                same_storage=same_storage,
+                options=steer.options,
+            )
         except VmkitError as e:
             state.error = e
         except BaseException as e:
@@ -115,7 +163,7 @@ def transfer(
     reporter(Started(STEP))
     thread = threading.Thread(target=work, name="vmkit-migrate", daemon=True)
     thread.start()
-    _watch(thread, domain, state, Deadline(deadline), wish, reporter)
+    _Watch(thread, domain, target, state, Deadline(deadline), elapsed, steer, wish, reporter).run()
     state.seconds = elapsed()
     if state._raised:
         raise state._raised[0]
@@ -127,32 +175,106 @@ def transfer(
     return state
 
 
-def _watch(
-    thread: threading.Thread,
-    domain: Domain,
-    state: Transfer,
-    limit: Deadline,
-    wish: Callable[[], Stop | None],
-    reporter: Reporter,
-) -> None:
-    """Until the call has returned: tell how far it is, and abort the job when it is to end early."""
-    patience: Deadline | None = None
-    while not _joined(thread):
-        stats = _look(domain)
-        state.see(stats)
-        if stats is not None:
-            reporter(_progress(stats))
-        if state.stop is None:
-            state.stop = wish() or (Stop(StopReason.DEADLINE) if limit.passed else None)
-            if state.stop is not None:
-                patience = Deadline(ABORT_PATIENCE_S)
-                reporter(Note("giving the transfer up; the VM stays where it is"))
-        if patience is not None:
-            if patience.passed:
-                state.stop = Stop(StopReason.STUCK)
+@dataclass(slots=True)
+class _Watch:
+    """The side that looks on until the call has returned: tells how far it is, steers, and ends it early."""
+
+    thread: threading.Thread
+    domain: Domain
+    target: Host
+    state: Transfer
+    limit: Deadline
+    elapsed: Callable[[], float]
+    steer: Steer
+    wish: Callable[[], Stop | None]
+    reporter: Reporter
+    _patience: Deadline | None = None
+    _to_switch: PostCopy | None = None
+    _sent: int = 0
+
+    def run(self) -> None:
+        while not _joined(self.thread):
+            stats = _look(self.domain)
+            self.state.see(stats)
+            if stats is not None:
+                self.reporter(_progress(stats))
+                if stats.total and self.state.stop is None:
+                    self._steer(Look.of(self.elapsed(), stats))
+            if self.state.switched is None:
+                self._end_early()
+            elif self._hangs(stats):
                 return
-            with contextlib.suppress(VmkitError):  # between two phases is nothing to abort: the next turn tries again
-                domain.abort_job()
+            if self._patience is not None and self.state.switched is None:
+                if self._patience.passed:
+                    self.state.stop = Stop(StopReason.STUCK)
+                    return
+                with contextlib.suppress(
+                    VmkitError
+                ):  # between two phases is nothing to abort: the next turn tries again
+                    self.domain.abort_job()
+
+    def _end_early(self) -> None:
+        if self.state.stop is None:
+            self.state.stop = self.wish() or (Stop(StopReason.DEADLINE) if self.limit.passed else None)
+        if self.state.stop is not None and self._patience is None:
+            self._patience = Deadline(ABORT_PATIENCE_S)
+            self.reporter(Note("giving the transfer up; the VM stays where it is"))
+
+    def _steer(self, look: Look) -> None:
+        self.state.looks.append(look)
+        if self.state.switched is not None:
+            return
+        decision = self._to_switch or self.steer.policy.step(look)
+        if decision is not None:
+            self._enact(decision, look)
+
+    def _enact(self, decision: Decision, look: Look) -> None:
+        from vmkit.hypervisor.migration import set_max_downtime
+
+        if decision is not self._to_switch:
+            self.state.made.append(Made(look.t, describe(decision), decision.why))
+            self.reporter(Note(f"{describe(decision)}: {decision.why}"))
+        match decision:
+            case AllowDowntime(seconds):
+                with contextlib.suppress(VmkitError):  # it has just left, or the next look decides anew
+                    set_max_downtime(self.domain, max(1, min(2_000_000, round(seconds * 1000))))
+            case PostCopy():
+                self._switch(decision)
+            case GiveUp(why, late, hint):
+                self.state.stop = Stop(StopReason.GAVE_UP, why, hint, late)
+
+    def _switch(self, decision: PostCopy) -> None:
+        """Go over to post-copy, and see when the guest runs at the target. Tried again while there is a job for it."""
+        from vmkit.hypervisor.migration import find, start_postcopy
+
+        if (stop := self.wish()) is not None:  # the last moment at which it can be ended
+            self.state.stop = stop
+            return
+        self.steer.on_switch()
+        begun = self.elapsed()
+        try:
+            start_postcopy(self.domain)
+        except VmkitError:
+            self._to_switch = decision
+            return
+        self._to_switch = None
+        self.state.switched = begun
+        end = Deadline(_HANDOVER_S)
+        while not end.passed and self.thread.is_alive():
+            with contextlib.suppress(VmkitError):
+                arrived = find(self.target, uuid=self.domain.uuid)
+                if arrived is not None and arrived.state().value == "running":
+                    self.state.handover = self.elapsed() - begun
+                    return
+            self.thread.join(0.01)
+
+    def _hangs(self, stats: JobStats | None) -> bool:
+        """Whether a post-copy has not moved for so long that it is left to a look at both hosts."""
+        moved = stats is not None and stats.processed > self._sent
+        if moved or self._patience is None:
+            self._patience = Deadline(ABORT_PATIENCE_S)
+            self._sent = stats.processed if stats else self._sent
+        return self._patience.passed
 
 
 def _guarded(wish: Callable[[], Stop | None]) -> Callable[[], Stop | None]:
@@ -204,6 +326,12 @@ def failure(name: str, state: Transfer, settled: Settled, *, source: str, target
     """The error of a transfer that did not end with the VM at the target. Pure."""
     verdict = settled.verdict
     look = f"look at both: virsh -c '{source}' domstate {name} --reason; virsh -c '{target}' domstate {name} --reason"
+    if verdict.place is Place.SPLIT:
+        return IndeterminateError(
+            f"the migration of {name} is cut off: {verdict.why}",
+            hint="stop neither; mend the network between them, then: vmkit jobs resolve",
+            details=(*((state.error.message,) if state.error else ()), *settled.trouble),
+        )
     if verdict.place in (Place.UNKNOWN, Place.WAIT):
         return IndeterminateError(
             f"the outcome of the migration of {name} is not known: {verdict.why}",
@@ -221,6 +349,11 @@ def failure(name: str, state: Transfer, settled: Settled, *, source: str, target
             hint="give it more time (--deadline), a higher --max-downtime, or more --bandwidth",
             details=(_why_slow(state),),
         )
+    if state.stop is not None and state.stop.reason is StopReason.GAVE_UP:
+        text = f"the migration of {name} was given up: {state.stop.by}"
+        if state.stop.late:
+            return DeadlineError(f"{text}; {stays}", hint=state.stop.hint or None, details=(_why_slow(state),))
+        return EffectError(text, left=stays, hint=state.stop.hint or None)
     if state.stop is not None:
         return CancelledError(f"the migration of {name} was cancelled by {state.stop.by}; {stays}")
     error = state.error

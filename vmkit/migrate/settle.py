@@ -190,7 +190,8 @@ def settle(
             threading.Event().wait(min(_LOOK_AGAIN_S, limit.left))
         elif not acted:
             break
-    running = sum(s in (Seen.RUNNING, Seen.PAUSED, Seen.CRASHED) for s in (at_source, at_target))
+    alive = (Seen.RUNNING, Seen.PAUSED, Seen.CRASHED, Seen.PULLING)
+    running = sum(s in alive for s in (at_source, at_target))
     silent_hosts = [t if (t := r.trouble).startswith(r.uri) else f"{r.uri}: {t}" for r in (source, target) if r.trouble]
     return Settled(verdict, at_source, at_target, running, tuple(done), (*trouble, *silent_hosts))
 
@@ -209,7 +210,10 @@ def perform(action: Action, source: Reach, target: Reach, uuid: str) -> bool:
             forget(there)
         case Action.RESUME_SOURCE if here is not None and classify(mine) is Seen.HALTED and theirs is None:
             here.resume()
-        case Action.STOP_SOURCE if here is not None and classify(mine) is Seen.HALTED:
+        case Action.STOP_SOURCE if here is not None and classify(mine) in (Seen.HALTED, Seen.HANDED):
+            # of a guest that post-copy handed over: only once the target has all of its memory, and says so
+            if classify(theirs) not in (Seen.RUNNING, Seen.PAUSED, Seen.CRASHED):
+                return False
             here.destroy()
         case Action.FORGET_SOURCE if here is not None and mine is not None and mine.persistent:
             forget(here)

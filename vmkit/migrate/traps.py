@@ -10,8 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from vmkit.host.traps import TCG_MIGRATION, VMX_MIGRATION, VersionTrap
+from vmkit.host.traps import POSTCOPY_MULTIFD, POSTCOPY_RESUME, TCG_MIGRATION, VMX_MIGRATION, VersionTrap
 from vmkit.migrate.facts import GuestFacts, HostFacts, Version
+from vmkit.migrate.wish import PLAIN, Wish
+
+Applies = Callable[[GuestFacts, HostFacts, HostFacts, Wish], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,40 +23,42 @@ class Trap:
 
     Attributes:
         id: short name, for messages and tests.
-        applies: whether these two hosts and this guest are in it.
+        applies: whether these two hosts, this guest and what is wished for are in it.
         fatal: refuse; otherwise warn.
         harm: what goes wrong.
         fix: the smallest way out.
         source: where this is known from.
+        post_copy: it is one of post-copy alone.
     """
 
     id: str
-    applies: Callable[[GuestFacts, HostFacts, HostFacts], bool]
+    applies: Applies
     fatal: bool
     harm: str
     fix: str
     source: str
+    post_copy: bool = False
 
 
-def _emulated_on_old_qemu(guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
+def _emulated_on_old_qemu(guest: GuestFacts, source: HostFacts, target: HostFacts, _wish: Wish) -> bool:
     old = any(_qemu(h) and TCG_MIGRATION.catches(h.hypervisor) for h in (source, target))
     return guest.virt_type == "qemu" and old
 
 
-def _vmx_across_9_10(guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
+def _vmx_across_9_10(guest: GuestFacts, source: HostFacts, target: HostFacts, _wish: Wish) -> bool:
     vmx = any(f == "vmx" or f.startswith("vmx-") for f in guest.features)
     return vmx and source.libvirt < VMX_MIGRATION.since and VMX_MIGRATION.catches(target.libvirt)
 
 
-def _older_qemu(_guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
+def _older_qemu(_guest: GuestFacts, source: HostFacts, target: HostFacts, _wish: Wish) -> bool:
     return _qemu(source) and _qemu(target) and target.hypervisor[:2] < source.hypervisor[:2]
 
 
-def _older_xen(_guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
+def _older_xen(_guest: GuestFacts, source: HostFacts, target: HostFacts, _wish: Wish) -> bool:
     return source.driver == target.driver == "Xen" and target.hypervisor[:2] < source.hypervisor[:2]
 
 
-def _passthrough_args(guest: GuestFacts, source: HostFacts, target: HostFacts) -> bool:
+def _passthrough_args(guest: GuestFacts, source: HostFacts, target: HostFacts, _wish: Wish) -> bool:
     return guest.passthrough_args and source.hypervisor != target.hypervisor
 
 
@@ -61,14 +66,78 @@ def _qemu(host: HostFacts) -> bool:
     return host.driver == "QEMU"
 
 
-def _known(trap: VersionTrap, applies: Callable[[GuestFacts, HostFacts, HostFacts], bool], *, fatal: bool) -> Trap:
+def _unresumable(_guest: GuestFacts, source: HostFacts, target: HostFacts, wish: Wish) -> bool:
+    return wish.post_copy and any(POSTCOPY_RESUME.catches(h.libvirt) for h in (source, target))
+
+
+def _postcopy_multifd(_guest: GuestFacts, source: HostFacts, target: HostFacts, wish: Wish) -> bool:
+    both = wish.post_copy and wish.parallel > 0
+    return both and any(_qemu(h) and POSTCOPY_MULTIFD.catches(h.hypervisor) for h in (source, target))
+
+
+def _huge_postcopy(guest: GuestFacts, _source: HostFacts, _target: HostFacts, wish: Wish) -> bool:
+    return wish.post_copy and guest.hugepage_size >= 2**30
+
+
+def _assigned_postcopy(guest: GuestFacts, _source: HostFacts, _target: HostFacts, wish: Wish) -> bool:
+    return wish.post_copy and bool(guest.devices)
+
+
+def _sealed_uffd(_guest: GuestFacts, _source: HostFacts, target: HostFacts, wish: Wish) -> bool:
+    return wish.post_copy and target.userfaultfd is False
+
+
+def _unknown_uffd(_guest: GuestFacts, _source: HostFacts, target: HostFacts, wish: Wish) -> bool:
+    return wish.post_copy and target.userfaultfd is None
+
+
+def _known(trap: VersionTrap, applies: Applies, *, fatal: bool, post_copy: bool = False) -> Trap:
     """A trap of versions that are known beside migration too."""
-    return Trap(trap.id, applies, fatal, trap.harm, trap.fix, trap.source)
+    return Trap(trap.id, applies, fatal, trap.harm, trap.fix, trap.source, post_copy)
 
 
 TRAPS: Final = (
     _known(TCG_MIGRATION, _emulated_on_old_qemu, fatal=True),
     _known(VMX_MIGRATION, _vmx_across_9_10, fatal=True),
+    # a warning: post-copy itself works there, and only a broken one (network, host) cannot be taken up
+    _known(POSTCOPY_RESUME, _unresumable, fatal=False, post_copy=True),
+    _known(POSTCOPY_MULTIFD, _postcopy_multifd, fatal=True, post_copy=True),
+    Trap(
+        "postcopy-1g-pages",
+        _huge_postcopy,
+        fatal=True,
+        harm="the VM's memory is pages of 1 GiB, and with post-copy the guest waits about a second for each",
+        fix="use --mode pre-copy",
+        source="QEMU documentation, Postcopy, 'Postcopy with hugepages'",
+        post_copy=True,
+    ),
+    Trap(
+        "postcopy-assigned-device",
+        _assigned_postcopy,
+        fatal=True,
+        harm="the VM holds a device of its host, and such a device cannot wait for memory, as post-copy makes it",
+        fix="use --mode pre-copy, or detach the device first",
+        source="QEMU documentation, VFIO device migration: post-copy is not supported",
+        post_copy=True,
+    ),
+    Trap(
+        "postcopy-no-userfaultfd",
+        _sealed_uffd,
+        fatal=True,
+        harm="the target's kernel has no userfaultfd, which post-copy needs",
+        fix="use --mode pre-copy, or a kernel with CONFIG_USERFAULTFD=y there",
+        source="QEMU documentation, Postcopy; userfaultfd(2)",
+        post_copy=True,
+    ),
+    Trap(
+        "postcopy-userfaultfd-unknown",
+        _unknown_uffd,
+        fatal=False,
+        harm="it could not be seen whether the target has userfaultfd, which post-copy needs",
+        fix="look there: cat /proc/sys/vm/unprivileged_userfaultfd",
+        source="QEMU documentation, Postcopy; userfaultfd(2)",
+        post_copy=True,
+    ),
     Trap(
         "qemu-older",
         _older_qemu,
@@ -96,9 +165,9 @@ TRAPS: Final = (
 )
 
 
-def sprung(guest: GuestFacts, source: HostFacts, target: HostFacts) -> list[Trap]:
+def sprung(guest: GuestFacts, source: HostFacts, target: HostFacts, wish: Wish = PLAIN) -> list[Trap]:
     """The traps that this migration would run into."""
-    return [t for t in TRAPS if t.applies(guest, source, target)]
+    return [t for t in TRAPS if t.applies(guest, source, target, wish)]
 
 
 def show_version(version: Version) -> str:
