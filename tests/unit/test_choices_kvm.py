@@ -127,6 +127,13 @@ def test_too_few_cores_is_refused_when_asked_for_and_said_otherwise() -> None:
     assert "0 of them are there" in reason(plan, "pinning")
 
 
+def test_vcpus_that_are_not_pinned_stay_at_their_memory() -> None:
+    design, _ = made(SERVER, family="memory", memory="2G")
+    assert design.backing.node is not None
+    assert {c.node for c in SERVER.topology.cpus if c.number in design.cpuset} == {design.backing.node}
+    assert made(SERVER)[0].cpuset == ()
+
+
 def test_explicit_pinning() -> None:
     design, _ = made(SERVER, pinning=["2", "4-5"], vcpus=2)
     assert design.pinning is not None

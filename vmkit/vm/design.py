@@ -142,7 +142,7 @@ class NicDesign:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """All that the domain XML says, decided."""
+    """All that the domain XML says, decided. `cpuset` are the host CPUs that all vCPUs keep to; empty for any."""
 
     name: str
     domain_type: str
@@ -157,6 +157,7 @@ class Design:
     agent: bool
     qemu_args: tuple[str, ...]
     pinning: Pinning | None = None
+    cpuset: tuple[int, ...] = ()
     backing: Backing = Backing()
     helpers: Helpers = Helpers()
     limits: LimitsSpec = _NO_LIMITS

@@ -12,6 +12,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from vmkit.vm import xml_devices, xml_host, xml_limits
+from vmkit.vm.choices.placement import ranges
 from vmkit.vm.design import Design
 from vmkit.vm.metadata import NAMESPACE, Remembered, to_text
 
@@ -119,7 +120,11 @@ def _metadata(remembered: Remembered) -> ET.Element:
 
 
 def _size(design: Design) -> list[ET.Element]:
-    return [_text("memory", design.memory.kib, unit="KiB"), _text("vcpu", design.vcpus)]
+    vcpu = _text("vcpu", design.vcpus)
+    if design.cpuset:
+        vcpu.set("placement", "static")
+        vcpu.set("cpuset", ranges(frozenset(design.cpuset)))
+    return [_text("memory", design.memory.kib, unit="KiB"), vcpu]
 
 
 def _os(design: Design, placement: Placement) -> ET.Element:

@@ -72,6 +72,7 @@ def decide(
         agent=facts.driver == "QEMU",
         qemu_args=spec.qemu_args,
         pinning=place.pinning,
+        cpuset=place.cpuset,
         backing=backing,
         helpers=offered,
         limits=limits.limits(spec, facts, size, disks, nics, why),

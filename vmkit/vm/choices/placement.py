@@ -20,11 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """NUMA node and pinning; None for what is left to the kernel. `topology` is the shape that the guest sees."""
+    """NUMA node, and the host CPUs of the vCPUs; None for what is left to the kernel.
+
+    Attributes:
+        node: where the memory is taken from.
+        pinning: CPUs of each vCPU.
+        topology: sockets, cores and threads that the guest sees.
+        cpuset: CPUs of the node, which vCPUs that are not pinned keep to.
+    """
 
     node: int | None = None
     pinning: Pinning | None = None
     topology: tuple[int, int, int] | None = None
+    cpuset: tuple[int, ...] = ()
 
 
 def place(spec: VmSpec, defaults: Defaults, facts: HostFacts, memory: Bytes, why: Reasons) -> Place:
@@ -48,7 +56,7 @@ def place(spec: VmSpec, defaults: Defaults, facts: HostFacts, memory: Bytes, why
         given = spec.pinning is not None
         reason = ASKED if given else "the host's scheduler moves vCPUs to whatever CPU is idle"
         why.chose("pinning", "none", reason, rejected=(Rejected("auto", "takes cores away from every other VM"),))
-        return Place(node)
+        return _floating(facts, node)
     return _automatic(spec, facts, node, why)
 
 
@@ -163,7 +171,15 @@ def _automatic(spec: VmSpec, facts: HostFacts, node: int | None, why: Reasons) -
     if spec.pinning == "auto":
         raise RefusedError(f"pinning: {reason}", hint="take fewer vCPUs, name CPUs yourself, or pinning: none")
     why.chose("pinning", "none", reason, rejected=(Rejected("auto", "would put two vCPUs on a core"),))
-    return Place(node)
+    return _floating(facts, node)
+
+
+def _floating(facts: HostFacts, node: int | None) -> Place:
+    """Not pinned: the vCPUs go where the scheduler has them, on the CPUs of the memory's node if that was chosen."""
+    if node is None:
+        return Place()
+    near = {c.number for c in facts.topology.cpus if c.node == node}
+    return Place(node, cpuset=tuple(sorted(near - facts.pinned or near)))
 
 
 def _siblings(cores: list[tuple[int, ...]]) -> tuple[Rejected, ...]:
