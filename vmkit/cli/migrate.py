@@ -1,6 +1,8 @@
-"""vmkit migrate."""
+"""vmkit migrate, and beside it `vmkit migrate stats` and `vmkit migrate replay`."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
@@ -13,51 +15,148 @@ _REPORT = [
     ("FROM", "source"),
     ("TO", "target"),
     ("RUNNING COPIES", "running_copies"),
+    ("TECHNIQUE", "technique"),
     ("TOTAL (ms)", "total_ms"),
     ("DOWNTIME (ms)", "downtime_ms"),
     ("GAP SEEN BY PROBE (ms)", "guest_gap_ms"),
     ("PROBES LOST", "probe.lost"),
     ("ROUNDS", "rounds"),
     ("BYTES SENT", "bytes_sent"),
+    ("EXPECTED", "predicted.why"),
 ]
+_ACCURACY = [
+    ("MIGRATIONS ON RECORD", "migrations"),
+    ("COMPARED", "compared"),
+    ("TOTAL TIME, MEDIAN ERROR (%)", "total_error"),
+    ("TOTAL TIME, 90TH PERCENTILE (%)", "total_error_p90"),
+    ("DOWNTIME, MEDIAN ERROR (ms)", "downtime_error_ms"),
+    ("DOWNTIME, 90TH PERCENTILE (ms)", "downtime_error_p90_ms"),
+    ("BYTES, MEDIAN ERROR (%)", "bytes_error"),
+    ("TOTAL TIME WITHIN ITS RANGE (%)", "in_range"),
+    ("VERDICTS", "verdicts"),
+    ("VERDICTS THAT CAME TRUE (%)", "verdicts_right"),
+]
+_REPLAYED = [
+    ("POLICY", "policy"),
+    ("END", "end"),
+    ("AFTER (s)", "t"),
+    ("STOP (ms)", "downtime_ms"),
+    ("DECISIONS", "decisions"),
+    ("BECAUSE", "why"),
+]
+_MOVE = "vm"
 
 
-@click.command()
+class _Migrate(click.Group):
+    """`vmkit migrate NAME --to URI` is a command, and a few words beside it are commands of their own.
+
+    A VM may have such a word as its name: with --to it is meant as one.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        names = any(a == "--to" or a.startswith("--to=") for a in args)
+        if names or not args or args[0] not in self.commands or args[0] == _MOVE:
+            args = [_MOVE, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return ("" if name == _MOVE else name), command, rest  # its own usage line then reads 'vmkit migrate'
+
+
+class _Move(click.Command):
+    """The command behind `vmkit migrate NAME`; its usage line is to say so."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path.rstrip(), " ".join(self.collect_usage_pieces(ctx)))
+
+
+@click.group(cls=_Migrate, add_help_option=False)
+def migrate() -> None:
+    """Move a running VM to another host while it runs."""
+
+
+@migrate.command(_MOVE, cls=_Move, epilog="See also: vmkit migrate stats, vmkit migrate replay FILE.")
 @click.argument("vm")
 @click.option("--to", metavar="URI", required=True, help="The host to move it to: qemu+ssh://root@host/system")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "pre-copy", "stop-copy", "post-copy", "hybrid"]),
+    default="auto",
+    show_default=True,
+    help="How the memory goes across.",
+)
 @click.option("--deadline", metavar="TIME", default="120s", show_default=True, help="Give the transfer up after this.")
 @click.option("--bandwidth", metavar="SIZE", help="Bytes a second to send at most: 100M. Rounded up to whole MiB.")
 @click.option("--max-downtime", metavar="TIME", help="Let the guest stand still this long at the end: 300ms.")
+@click.option("--auto-converge", is_flag=True, help="Slow the guest down if it changes memory faster than it is sent.")
+@click.option("--parallel", metavar="N", type=int, help="Send over so many connections.")
+@click.option("--compress", metavar="HOW", help="xbzrle; with --parallel: zstd or zlib.")
 @click.option("--probe", metavar="ADDRESS[:PORT]", help="Measure the gap that the guest's UDP echo shows outside.")
 @click.option("--plan", "only_plan", is_flag=True, help="Check both hosts, print what would be done, and stop.")
+@click.option("--record", "recording", type=click.Path(path_type=Path, dir_okay=False), help="Write a recording there.")
 @render.output_option
 @click.pass_obj
-def migrate(
+def move(
     ctx: Context,
     vm: str,
     to: str,
+    mode: str,
     deadline: str,
     bandwidth: str | None,
     max_downtime: str | None,
+    auto_converge: bool,
+    parallel: int | None,
+    compress: str | None,
     probe: str | None,
     only_plan: bool,
+    recording: Path | None,
     output: str,
 ) -> None:
     """Move a running VM to another host while it runs.
 
     Both hosts are checked before anything is touched, and asked afterwards how many copies run. Ctrl-C, the deadline,
     or 'vmkit jobs cancel' in another terminal end the transfer, and the VM runs on where it is.
+
+    A guest that changes its memory faster than it can be sent is stopped for as long as --max-downtime allows, or moved
+    by post-copy if --mode allows, or the transfer is given up as soon as that is certain.
     """
-    seconds = parse_duration(deadline, path="--deadline")
-    limit = None if bandwidth is None else Bytes.parse(bandwidth, path="--bandwidth")
-    pause = None if max_downtime is None else parse_duration(max_downtime, path="--max-downtime")
+    from vmkit.migrate.plan import How
+
+    how: How = {
+        "deadline": parse_duration(deadline, path="--deadline"),
+        "bandwidth": None if bandwidth is None else Bytes.parse(bandwidth, path="--bandwidth"),
+        "max_downtime": None if max_downtime is None else parse_duration(max_downtime, path="--max-downtime"),
+        "probe": probe,
+        "mode": mode,
+        "auto_converge": auto_converge,
+        "compression": compress,
+        "parallel": parallel,
+        "recording": recording,
+    }
     migrations = ctx.client().migrations
     if only_plan:
-        plan = migrations.plan(vm, to, deadline=seconds, bandwidth=limit, max_downtime=pause, probe=probe)
-        render.show_plan(plan, output)
+        render.show_plan(migrations.plan(vm, to, **how), output)
         return
     with render.progress() as reporter:
-        report = migrations.migrate(
-            vm, to, deadline=seconds, bandwidth=limit, max_downtime=pause, probe=probe, reporter=reporter
-        )
+        report = migrations.migrate(vm, to, reporter=reporter, **how)
     render.emit(report, output=output, columns=_REPORT)
+
+
+@migrate.command()
+@render.output_option
+@click.pass_obj
+def stats(ctx: Context, output: str) -> None:
+    """Say how good the predictions of earlier migrations have been."""
+    render.emit(ctx.client().migrations.stats(), output=output, columns=_ACCURACY)
+
+
+@migrate.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@render.output_option
+@click.pass_obj
+def replay(ctx: Context, file: Path, output: str) -> None:
+    """Show what each known policy would have decided in a recorded migration."""
+    render.emit(ctx.client().migrations.replay(file), output=output, columns=_REPLAYED)
