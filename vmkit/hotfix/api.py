@@ -18,7 +18,7 @@ from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hotfix.targets.qemu import find_images
 from vmkit.hotfix.transaction import Change, Hook, Transaction, hook_from_environment
 from vmkit.hotfix.undo import Saved
-from vmkit.hotfix.verify import State, Write, merge, writes_back, writes_for
+from vmkit.hotfix.verify import State, Write, merge, resolve, writes_back, writes_for
 from vmkit.hypervisor.host import Host
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Note, Reporter, Started, silent
@@ -130,6 +130,7 @@ class Hotfixes(Authoring):
         with ExitStack() as stack:
             found = survey(self._connect(), patch, stack)
             chosen = decide(action, patch, found)
+            _check_code(action, patch, chosen)
             _changes(action, patch, chosen)
             return plan_for(action, patch, found, chosen)
 
@@ -191,6 +192,7 @@ class Hotfixes(Authoring):
             host = self._connect()
             found = survey(host, patch, stack)
             chosen = decide(action, patch, found)
+            _check_code(action, patch, chosen)
             if action is Action.APPLY:
                 _refuse_other_edition(patch)
             changes = _changes(action, patch, chosen)
@@ -242,6 +244,17 @@ def _carries(saved: Saved) -> bool:
             return any(image.read(w.address, len(w.new)) == w.new for w in saved.writes)
     except RefusedError:
         return False
+
+
+def _check_code(action: Action, patch: Patch, chosen: Iterable[Finding]) -> None:
+    """Whether the patch is sound code, for each file that runs. What is applied already may be reverted in any case."""
+    from vmkit.hotfix.codemap import read_code
+    from vmkit.hotfix.soundness import check_code
+
+    binaries = {id(f.image.binary): f.image for f in chosen if f.image.binary.machine == "X86_64"}
+    for image in binaries.values() if action is Action.APPLY else ():
+        sites = resolve(patch, image.binary, 0, image.label)
+        check_code(patch, sites, read_code(image.binary), image.label)
 
 
 def _changes(action: Action, patch: Patch, chosen: Iterable[Finding]) -> list[Change]:

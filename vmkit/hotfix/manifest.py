@@ -7,7 +7,7 @@
     cve = "CVE-2026-12345"               # optional
     target = "qemu"
     build_ids = ["0fbbd5ca8d2d0a32..."]  # of the executables that the addresses are true for
-    sha256 = "9f2c..."                   # optional; of the executable that the patch was made from
+    code_sha256 = "9f2c..."              # optional; of the executable segments that the patch was made from
     clear = ["0x6a1f00+0x85"]            # optional; link-time address and length of code that no thread may stand in
 
     [[edits]]
@@ -172,7 +172,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A parsed patch file. `cve` and `sha256` are '' where the file has none; see the module for the rest."""
+    """A parsed patch file. `cve` and `code_sha256` are '' where the file has none; see the module for the rest."""
 
     id: str
     title: str
@@ -181,7 +181,7 @@ class Patch:
     build_ids: tuple[str, ...]
     edits: tuple[Edit, ...]
     clear: tuple[Range, ...] = ()
-    sha256: str = ""
+    code_sha256: str = ""
 
 
 class _RawSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -205,7 +205,7 @@ class _RawPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     edits: tuple[_RawEdit, ...]
     cve: str = ""
     clear: tuple[str, ...] = ()
-    sha256: str = ""
+    code_sha256: str = ""
     signature: _RawSignature | None = None
 
 
@@ -262,8 +262,8 @@ def render(patch: Patch) -> str:
     if patch.cve:
         head["cve"] = patch.cve
     head |= {"target": patch.target, "build_ids": list(patch.build_ids)}
-    if patch.sha256:
-        head["sha256"] = patch.sha256
+    if patch.code_sha256:
+        head["code_sha256"] = patch.code_sha256
     if patch.clear:
         head["clear"] = [str(r) for r in patch.clear]
     head["edits"] = []
@@ -301,12 +301,12 @@ def _patch(raw: _RawPatch) -> Patch:
     if not 1 <= len(raw.edits) <= EDIT_LIMIT:
         raise SpecError(f"there are {len(raw.edits)}; a patch has 1 to {EDIT_LIMIT} edits", path="edits")
     edits = tuple(_edit(e, f"edits[{i}]") for i, e in enumerate(raw.edits))
-    if raw.sha256 and not _SHA256.match(raw.sha256):
-        raise SpecError("is not 64 hexadecimal digits", path="sha256", hint="sha256sum FILE prints it")
+    if raw.code_sha256 and not _SHA256.match(raw.code_sha256):
+        raise SpecError("is not 64 hexadecimal digits", path="code_sha256")
     if len(raw.clear) > CLEAR_LIMIT:
         raise SpecError(f"has more than {CLEAR_LIMIT} ranges", path="clear")
     clear = tuple(_range(text, f"clear[{i}]") for i, text in enumerate(raw.clear))
-    return Patch(raw.id, raw.title, raw.cve, raw.target, tuple(build_ids), edits, clear, raw.sha256)
+    return Patch(raw.id, raw.title, raw.cve, raw.target, tuple(build_ids), edits, clear, raw.code_sha256)
 
 
 def _range(text: str, path: str) -> Range:

@@ -1,7 +1,6 @@
 """What may be written, decided from values alone: the patch, the headers of a binary, and bytes that were read.
 
-Nothing here touches a process. What is checked does not include whether the replacement makes sense as machine code:
-that the bytes are whole instructions and no branch leads between them is on the patch's author.
+Nothing here touches a process. Whether the replacement makes sense as machine code is for vmkit.hotfix.soundness.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Final
 
 from vmkit.errors import RefusedError
 from vmkit.hotfix.build.bind import Binder, Carried, NeedsBodyError
-from vmkit.hotfix.build.code import Body, Insn, decode, field_at
+from vmkit.hotfix.build.code import Body, Insn, decode, field_at, fragment_of
 from vmkit.hotfix.build.match import Kind, Pairing
 from vmkit.hotfix.build.program import Named
 from vmkit.hotfix.manifest import LENGTH_LIMIT, Edit, Pattern, Range
@@ -157,7 +157,7 @@ def _edits(
             edit, whole = _in_place(pairing, old, code[function])
             if edit is not None:
                 edits.append(edit)
-            clear += [Range(old.address, old.size)] * whole
+            clear += _out_of_use(pairing, old) if whole else []
             how.append((function.name, f"in place at {old.address:#x}"))
             continue
         size = len(code[function])
@@ -169,6 +169,16 @@ def _edits(
     if cave.used:
         edits += _fill(cave, placed, code)
     return Emitted((*edits, *jumps), tuple(clear), tuple(how))
+
+
+def _out_of_use(pairing: Pairing, old: Named) -> list[Range]:
+    """The old body, and those parts of it that the compiler moved elsewhere: they lead back into it."""
+    found = {old}
+    for _, ref in pairing.body(pairing.old, old).refs():
+        part = pairing.old.function_at(ref.target) if ref.kind == "code" else None
+        if part is not None and fragment_of(pairing.old, part, old):
+            found.add(part)
+    return [Range(f.address, f.size) for f in sorted(found)]
 
 
 def _in_place(pairing: Pairing, old: Named, code: bytes) -> tuple[Edit | None, bool]:

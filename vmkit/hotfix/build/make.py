@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from vmkit.hotfix.build.emit import UNPATCHABLE, Emitted, emit
 from vmkit.hotfix.build.match import Difference, Kind, Pairing
 from vmkit.hotfix.build.program import Named, read_program
 from vmkit.hotfix.build.show import Side, side_by_side
+from vmkit.hotfix.codemap import read_code
 from vmkit.hotfix.manifest import Patch, parse, render
-from vmkit.system.elf import FILE_LIMIT
-from vmkit.system.files import open_regular
+from vmkit.system.elf import read_binary
 from vmkit.values import check_name, quoted
 
 
@@ -106,7 +105,7 @@ def make(
         RefusedError: it cannot be done safely; the message has the reason.
     """
     check_name(patch_id, path="--id")
-    digest = _digest(old)
+    digest = read_code(read_binary(old)).digest
     pairing = Pairing(read_program(old), read_program(new))
     if pairing.old.build_id == pairing.new.build_id:
         raise RefusedError(f"{old} and {new} are the same build {pairing.old.build_id[:12]}")
@@ -130,7 +129,7 @@ def make(
     shown = title or f"{old.name}: {names}"[:200]
     patch = Patch(
         *(patch_id, shown, cve, "qemu", (pairing.old.build_id,), emitted.edits, emitted.clear),
-        sha256=digest,
+        code_sha256=digest,
     )
     return FromBuilds(parse(render(patch)), emitted.how, tuple(f"{d.name}: {d.kind.value}" for d in left))
 
@@ -194,11 +193,3 @@ def _changed(pairing: Pairing, d: Difference, *, lines: bool) -> Changed:
         *((f"{d.new.address:#x}", d.new.size) if d.new else ("", 0)),
         *(d.why, shown),
     )
-
-
-def _digest(path: Path) -> str:
-    with open_regular(path, "binary", limit=FILE_LIMIT) as f:
-        digest = hashlib.sha256()
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
