@@ -100,10 +100,16 @@ class Vms:
         return prepare(self._connect(), parse(spec), reporter).plan
 
     def explain(self, spec: VmSpec | dict[str, Any], *, reporter: Reporter = silent) -> Plan:
-        """As `plan`, with what `vmkit bench host` measured on this host beside each choice that has a price."""
-        from vmkit.vm.explain import with_measured
+        """As `plan`, with what `vmkit bench host` measured on this host beside each choice that has a price.
 
-        return with_measured(self.plan(spec, reporter=reporter), _measured(self._connect()))
+        That a VM of this name exists does not matter here.
+        """
+        from vmkit.vm.create import prepare
+        from vmkit.vm.explain import with_measured
+        from vmkit.vm.spec import parse
+
+        host = self._connect()
+        return with_measured(prepare(host, parse(spec), reporter, again=True).plan, _measured(host))
 
     def explain_vm(self, name: str) -> Plan:
         """What the XML of a VM that exists, whoever made it, says about how it is virtualised.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vmkit.errors import CancelledError, ConflictError, VmkitError
@@ -43,8 +43,14 @@ class Prepared:
     images: Mapping[str, Image]
 
 
-def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent) -> Prepared:
+def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent, *, again: bool = False) -> Prepared:
     """Gather facts and decide. Nothing is changed, but for the KVM probe guest that runs once a boot.
+
+    Args:
+        host: where it would be made.
+        spec: what to make.
+        reporter: told of the probe.
+        again: decide also where a VM of that name exists. Such a plan is for reading only.
 
     Raises:
         NotFoundError, ConflictError, RefusedError, SpecError: as `choices.decide`, and where an image is missing.
@@ -55,6 +61,8 @@ def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent) -> Prepared:
     names = {spec.image, *(d.image for d in spec.disks)} - {None, ""}
     images = {name: store.get(name) for name in sorted(n for n in names if n)}
     facts = gather(host, spec, reporter)
+    if again:
+        facts = replace(facts, domains=facts.domains - {spec.name})
     sizes = {name: virtual_size(image.disk.path) for name, image in images.items() if image.disk}
     design, plan = decide(spec, facts, images, sizes)
     return Prepared(spec, design, devices.planned(host, spec, design, plan), images)
