@@ -14,8 +14,7 @@ from pathlib import Path
 from vmkit import Client
 from vmkit.cli.render import error_lines, progress
 from vmkit.errors import EffectError, NotFoundError, VmkitError
-from vmkit.lab import box
-from vmkit.lab.kvm import cache
+from vmkit.lab import box, cache
 from vmkit.lab.kvm.command import CMDLINE
 from vmkit.lab.kvm.image import HostImage
 from vmkit.progress import Finished, Note, Reporter, Started
