@@ -35,7 +35,11 @@ def free_pages(host: KvmHost) -> int:
 
 def test_huge_pages_vhost_pinning_and_helpers_in_one_guest(host: KvmHost) -> None:
     assert free_pages(host) == HUGE_PAGES
-    flags = ["--image", "micro", "--family", "compute", "--memory", "128M", "--nic", "lab,vhost=on", "--accel", "kvm"]
+    device = host.sh("truncate -s 16M /root/block && losetup --show -f /root/block").stdout.strip()
+    flags = [
+        *("--image", "micro", "--family", "compute", "--memory", "128M", "--accel", "kvm", "--nic", "lab,vhost=on"),
+        *("--disk", "bus=virtio", "--disk", f"io=passthrough,source={device}"),
+    ]
     plan = json.loads(host.vmkit("explain", "chosen", *flags, "-o", "json", timeout=900).stdout)
     values = {c["subject"]: c["value"] for c in plan["choices"]}
     assert values["memory.paging"] == "NPT"
@@ -71,12 +75,17 @@ def test_huge_pages_vhost_pinning_and_helpers_in_one_guest(host: KvmHost) -> Non
     assert "QEMU Virtual CPU" not in inside  # the host's own model
     assert "PV spinlocks disabled with KVM_HINTS_REALTIME" in inside  # what hint-dedicated does in the guest
 
+    write = "printf 'through the block device' | dd of=/dev/vdb conv=fsync 2>/dev/null"
+    host.vmkit("exec", "chosen", "--", "sh", "-c", write)
+    assert host.sh("head -c 24 /root/block").stdout == "through the block device"
+
     now = json.loads(host.vmkit("explain", "chosen", "-o", "json").stdout)
     values = {c["subject"]: c["value"] for c in now["choices"]}
     assert values["pinning"] == "0->1 rest->0"
     assert (values["hugepages"], values["nics[0].vhost"], values["helpers.clock"]) == ("2M", "on", "kvmclock")
 
     host.vmkit("delete", "--force", "chosen")
+    host.sh(f"losetup -d {device} && rm /root/block")
     assert free_pages(host) == HUGE_PAGES
 
 
@@ -88,6 +97,13 @@ def test_pages_that_are_not_there_are_refused_with_the_command(host: KvmHost) ->
     assert f"256 pages of 2M are needed, {HUGE_PAGES} are free" in done.stderr
     assert "echo 256 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages" in done.stderr
     assert "plain" not in host.vmkit("list", "-o", "name").stdout.split()
+
+
+def test_a_block_device_that_is_mounted_is_refused(host: KvmHost) -> None:
+    disk = "io=passthrough,source=/dev/vda"
+    done = host.vmkit("create", "plain", "--disk", disk, "--accel", "tcg", "--nic", "none", check=False)
+    assert done.status == 3
+    assert "disks[0].source: /dev/vda on qemu:///system is mounted there" in done.stderr
 
 
 def test_emulated_cpu_on_a_host_that_has_kvm(host: KvmHost) -> None:
