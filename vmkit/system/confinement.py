@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ class Confinement:
         capabilities: those that it may use now, by name.
         seccomp: filters of system calls that are installed; 0 for none; None if the kernel does not say.
         no_new_privileges: whether programs that it starts can gain no rights; None if the kernel does not say.
-        namespaces: kinds of namespaces that it does not share with the first process here; None if unknown.
+        namespaces: kinds of namespaces that it does not share with the process that asks; None if unknown.
         cgroup: its cgroup (version 2); None if unknown.
     """
 
@@ -84,7 +83,13 @@ def _name(uid: int) -> str | None:
 
 
 def _namespaces(folder: Path) -> tuple[str, ...] | None:
-    try:
-        return tuple(n for n in NAMESPACES if os.readlink(folder / "ns" / n) != os.readlink(f"/proc/1/ns/{n}"))  # noqa: PTH115
-    except OSError:  # another user's process
-        return None
+    own = []
+    for name in NAMESPACES:
+        try:
+            if (folder / "ns" / name).readlink() != Path(f"/proc/self/ns/{name}").readlink():
+                own.append(name)
+        except FileNotFoundError:  # a kernel without that kind
+            continue
+        except OSError:  # another user's process
+            return None
+    return tuple(own)
