@@ -65,19 +65,22 @@ def _show(plan: Plan) -> None:
     width = min(_WIDTH, max(60, shutil.get_terminal_size((_WIDTH, 24)).columns))
     click.echo(click.style(plan.title, bold=True))
     margin = max((len(c.subject) for c in plan.choices), default=0) + 2
+    said: set[str] = set()
     for choice in plan.choices:
-        _show_choice(choice, margin, width)
+        _show_choice(choice, margin, width, said)
     for text in plan.warnings:
         note(text, warning=True)
 
 
-def _show_choice(choice: Choice, margin: int, width: int) -> None:
+def _show_choice(choice: Choice, margin: int, width: int, said: set[str]) -> None:
+    """Print a choice. A figure that was printed before (`said`) is not printed again."""
     indent = " " * margin
     head = click.style(f"{choice.subject:<{margin}}", bold=True)
     click.echo(head + _wrapped(f"{choice.value}: {choice.reason}", width, indent))
     for other in choice.rejected:
         _line("not", f"{other.value}: {other.reason}", indent, width)
-    if choice.expected:
+    if choice.expected and choice.expected not in said:
+        said.add(choice.expected)
         _line("expect", choice.expected, indent, width)
     if choice.measured:
         _line("measured", choice.measured, indent, width)
