@@ -98,8 +98,9 @@ def _group(text: str, own: str) -> str:
     """`group` or `gshadow`: the account's own group, and its name at the end of those that it joins."""
     lines = []
     for line in _without(text):
+        members = [m for m in line.rpartition(":")[2].split(",") if m and m != USER]
         if line.partition(":")[0] in GROUPS:
-            line += f"{'' if line.endswith(':') else ','}{USER}"
+            line = f"{line.rpartition(':')[0]}:{','.join([*members, USER])}"
         lines.append(line)
     return "".join(f"{line}\n" for line in (*lines, own))
 
