@@ -151,6 +151,7 @@ def test_hosts_are_a_chain_and_its_ends_drop_what_is_sent_there() -> None:
     image = build.HostImage("k", Path("/d"), Path("/k"), Path("/i"))
     chain = [build.host_files(LAYOUT, made, n, image) for n in range(3)]
     assert [f.left for f in chain] == [None, chain[0].right, chain[1].right]
+    assert [build.wires(made, h.name) for h in made.hosts] == [["right"], ["left", "right"], ["left"]]
     for f in chain:
         text = " ".join(command.command("x", ENGINE, KvmOptions(), f, ""))
         assert text.count("-netdev stream") == 2
@@ -244,10 +245,10 @@ def test_one_host_serves_dhcp_and_libvirt_has_an_identity_of_its_own() -> None:
     assert f"dhcp-range={DHCP[0]},{DHCP[1]},255.255.255.0,12h" in config.dnsmasq_conf(made)
 
 
-def test_settle_reads_every_setting_that_is_written_and_no_other() -> None:
+def test_the_host_reads_every_setting_that_is_written_and_no_other() -> None:
     made = plan()
     written = {line.partition("=")[0] for line in config.settings(made, made.hosts[0]).splitlines()}
-    read = set(re.findall(r"setting ([A-Z_]+)\)", (template("lab-kvm") / "settle").read_text()))
+    read = set(re.findall(r"setting ([A-Z_]+)\)", template("lab-kvm/identity").read_text()))
     assert written == read
 
 

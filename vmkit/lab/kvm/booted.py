@@ -85,7 +85,7 @@ def _boot(
     files = Files(own, disk, image.kernel, image.initrd, payload, share, free_port())
 
     def advance(seconds: float) -> None:
-        reporter(Advanced("first boot", seconds, None, machine.last_said(files) or f"on {engine.accel}"))
+        reporter(Advanced("first boot", seconds, None, f"on {engine.accel}"))
 
     with step(reporter, "first boot", f"on {engine.accel}"):
         running = machine.start(layout.folder, _PLACE, engine, options, files, image.cmdline)

@@ -119,6 +119,13 @@ def host_files(layout: Layout, plan: Blueprint, number: int, image: HostImage) -
     return files
 
 
+def wires(plan: Blueprint, name: str) -> list[str]:
+    """Which wires of a host have another host at their other end."""
+    names = [h.name for h in plan.hosts]
+    ends = {"left": name != names[0], "right": name != names[-1]}
+    return [wire for wire, connected in ends.items() if connected]
+
+
 def _start(
     layout: Layout, plan: Blueprint, engine: Engine, image: HostImage, base: Booted
 ) -> Sequence[machine.Machine]:
@@ -142,6 +149,7 @@ def _up(layout: Layout, plan: Blueprint, running: machine.Machine, base: Booted,
         else:
             with step(reporter, f"{name} booted"):
                 machine.booted(running, channel, lambda s: reporter(Advanced(f"{name} booted", s)))
+        machine.connect_wires(running, wires(plan, name))
         with step(reporter, f"{name} settled"):
             machine.settle(running, channel, lambda what: reporter(Advanced(f"{name} settled", 0, None, what)))
     host = next(h for h in plan.hosts if h.name == name)

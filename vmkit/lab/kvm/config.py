@@ -87,7 +87,7 @@ PROGRAMS: Final = ("usr/local/bin/vmkit", "ssh")
 
 
 def settings(plan: Blueprint, host: HostPlan) -> str:
-    """What templates/lab-kvm/settle reads."""
+    """What templates/lab-kvm/identity reads."""
     lines = {
         "BRIDGE_MAC": host.mac,
         "ADDRESS": f"{host.address}/{PREFIX}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from vmkit.lab.kvm.options import KvmOptions
 from vmkit.lab.layout import MARK
 from vmkit.system.clock import Deadline
 from vmkit.system.lines import LineSocket, Qmp
-from vmkit.system.longrun import last_line, tail
+from vmkit.system.longrun import tail
 from vmkit.system.process import ProcessId, spawn
 
 BOOT_WITHIN: Final = 600.0
@@ -92,11 +92,6 @@ def listens(machine: Machine) -> None:
     Deadline(60.0).wait_for(f"QEMU of {machine.name}", probe, interval=0.02)
 
 
-def last_said(files: Files) -> str:
-    """The last line on a host's console."""
-    return last_line(files.console)
-
-
 def loaded(machine: Machine) -> None:
     """Wait until a saved machine is loaded, and let it run.
 
@@ -112,6 +107,20 @@ def loaded(machine: Machine) -> None:
             monitor.execute("cont")
     except (UnreachableError, EffectError) as e:
         raise machine.failed(f"the saved machine cannot be loaded as {machine.name}: {e.message}") from e
+
+
+def connect_wires(machine: Machine, wires: Sequence[str]) -> None:
+    """Tell a host that wires have carrier, now that another host is at their other end.
+
+    A saved machine remembers that they had none, and QEMU takes its word for it.
+
+    Raises:
+        EffectError, UnreachableError: QEMU refuses, or is gone.
+    """
+    if wires:
+        with Qmp.open(machine.files.monitor) as monitor:
+            for wire in wires:
+                monitor.execute("set_link", name=wire, up=True)
 
 
 def booted(machine: Machine, channel: LineSocket, advance: Callable[[float], None]) -> None:

@@ -62,6 +62,7 @@ def write_payload(target: Path, layout: Layout, plan: Blueprint, host: HostPlan,
     with target.open("r+b") as raw, tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path, text in config.host_files(layout, plan, host).items():
             _add(tar, path, text.encode(), 0o755 if path.endswith(config.PROGRAMS) else 0o644)
+        _add(tar, "usr/lib/vmkit-lab/identity", template("lab-kvm/identity").read_bytes(), 0o755)
         _keys(tar, layout, host)
         _vmkit(tar)
         for image in seeded:
