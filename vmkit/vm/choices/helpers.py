@@ -61,12 +61,11 @@ def _linux(pinned: bool, why: Reasons) -> Helpers:
         "the guest reads time from a shared page, right also after a migration to a host of another frequency",
         rejected=(Rejected("hpet, acpi_pm", "each reading of the time would leave the guest"),),
     )
-    why.chose(
-        "helpers.kvm",
-        "steal time, PV TLB flush, PV IPI, PV EOI, poll control",
-        "vCPUs that do not run need no flush; interrupts to many are one call; the guest sees what CPU time it lost",
-    )
+    common = "interrupts to many are one call; the guest sees what CPU time it lost"
     if pinned:
+        # Linux leaves PV TLB flush alone where it is told that vCPUs are dedicated (arch/x86/kernel/kvm.c).
+        idle = Rejected("PV TLB flush", "it spares vCPUs that do not run, and these always do")
+        why.chose("helpers.kvm", "steal time, PV IPI, PV EOI, poll control", common, rejected=(idle,))
         why.chose(
             "helpers.locks",
             "hint-dedicated",
@@ -74,6 +73,11 @@ def _linux(pinned: bool, why: Reasons) -> Helpers:
             rejected=(Rejected("PV spinlocks", "they help when vCPUs share CPUs, and cost when they do not"),),
         )
         return Helpers(("hint-dedicated", "poll-control", "pv-ipi"), None, (), ("kvmclock",))
+    why.chose(
+        "helpers.kvm",
+        "steal time, PV TLB flush, PV IPI, PV EOI, poll control",
+        f"vCPUs that do not run need no flush; {common}",
+    )
     why.chose(
         "helpers.locks",
         "PV spinlocks",
