@@ -10,6 +10,7 @@ from vmkit.progress import Reporter, silent
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vmkit.bench.api import Bench
     from vmkit.device.api import Devices
     from vmkit.device.sriov import Sriov
     from vmkit.host.doctor import Report
@@ -138,6 +139,13 @@ class Client:
         from vmkit.vm.api import Vms
 
         return Vms(self._connect)
+
+    @cached_property
+    def bench(self) -> Bench:
+        """How fast guests are on the host, which has to be this machine."""
+        from vmkit.bench.api import Bench
+
+        return Bench(self._connect, self.doctor)
 
     @cached_property
     def labs(self) -> Labs:

@@ -11,6 +11,7 @@ from vmkit.progress import Reporter, silent
 from vmkit.system.journal import Record, records, taken_over
 
 OWNERS: Final = {
+    "bench": "vmkit.bench.recovery",
     "create": "vmkit.vm.recovery",
     "hotfix": "vmkit.hotfix.recovery",
     "image": "vmkit.image.recovery",

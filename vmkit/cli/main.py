@@ -26,6 +26,7 @@ class Entry:
 
 COMMANDS: Final = {
     "apply": Entry("vm", "apply", "Create or update VMs from a YAML file."),
+    "bench": Entry("bench", "bench", "Measure how fast guests are on a host."),
     "console": Entry("console", "console", "Attach to the serial console of a VM."),
     "create": Entry("vm", "create", "Create a VM from an image."),
     "delete": Entry("vm", "delete", "Delete VMs and the disks that vmkit made for them."),

@@ -1,12 +1,14 @@
 """The builder of the bench image: the micro guest with the generic kernel, and on its disk the programs that measure.
 
 The disk holds the programs with every library they need, the C library included, so that the same files run in the
-guest and on the host: `command` says how.
+guest and on the host: `command` says how. For the host they are beside the disk in an archive as well, since reading
+an ext4 file system without root takes a program that not every host has.
 """
 
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,6 @@ from vmkit.image import micro, packages
 from vmkit.image.manifest import Image
 from vmkit.progress import Reporter, silent
 from vmkit.system.files import ensure_dir
-from vmkit.system.process import find_program, run
 from vmkit.values import Bytes
 
 NAME: Final = "bench"
@@ -25,6 +26,8 @@ PROGRAMS: Final = ("stress-ng", "sysbench", "fio", "iperf3")
 
 FOLDER: Final = "bench"
 """Folder of the disk's root that holds them."""
+ARCHIVE: Final = "programs.tar.gz"
+"""The same folder, beside the image's disk."""
 LOADER: Final = "ld-linux-x86-64.so.2"
 DISK_SIZE: Final = Bytes.parse("256M")
 MIN_MEMORY: Final = Bytes.parse("256M")
@@ -32,11 +35,13 @@ MIN_MEMORY: Final = Bytes.parse("256M")
 
 def build(name: str = NAME, *, force: bool = False, reporter: Reporter = silent) -> Image:
     """Build the image; see `vmkit.image.api.Images.build_bench`."""
-    find_program("debugfs", package="e2fsprogs")
 
-    def fill(scratch: Path) -> tuple[Path, Bytes]:
+    def fill(folder: Path, scratch: Path) -> micro.Content:
         with micro.step(reporter, "programs", " ".join(PROGRAMS)):
-            return _tree(ensure_dir(scratch / "programs")), DISK_SIZE
+            tree = _tree(ensure_dir(scratch / "programs"))
+            with tarfile.open(folder / ARCHIVE, "w:gz", compresslevel=1) as archive:
+                archive.add(tree / FOLDER, FOLDER)
+            return micro.Content(tree, DISK_SIZE, folder / ARCHIVE)
 
     return micro.build(
         name, kernel=micro.Kernel.GENERIC, fill=fill, min_memory=MIN_MEMORY, force=force, reporter=reporter
@@ -49,24 +54,21 @@ def command(folder: str, program: str, arguments: Sequence[str]) -> list[str]:
 
 
 def unpack(image: Image, folder: Path) -> None:
-    """Take the programs out of an image's disk, for use on this machine: afterwards they are in `folder`/FOLDER.
+    """Take the programs out of an image, for use on this machine: afterwards they are in `folder`/FOLDER.
 
     Raises:
-        UnsupportedError: the image has no such disk, or a program for this is missing.
-        EffectError: a step failed.
+        UnsupportedError: it has none, or they are damaged.
     """
-    if image.disk is None:
-        raise UnsupportedError(f"the image '{image.name}' has no disk with programs", hint="vmkit image build bench")
-    raw = folder / "disk.raw"
-    run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image.disk.path, raw], timeout=300)
-    # debugfs reads an ext4 file system without mounting it, and so without root.
-    run([find_program("debugfs", package="e2fsprogs"), "-R", f"rdump /{FOLDER} {folder}", raw], timeout=300)
-    raw.unlink()
-    missing = [p for p in (*PROGRAMS, LOADER) if not (folder / FOLDER / p).exists()]
-    if missing:
-        raise UnsupportedError(
-            f"the image '{image.name}' lacks {', '.join(missing)}", hint="vmkit image build bench --force"
-        )
+    hint = "vmkit image build bench --force"
+    if image.programs is None:
+        raise UnsupportedError(f"the image '{image.name}' holds no programs that measure", hint=hint)
+    try:
+        with tarfile.open(image.programs.path) as content:
+            content.extractall(folder, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as e:
+        raise UnsupportedError(f"the programs of the image '{image.name}' cannot be unpacked: {e}", hint=hint) from e
+    if missing := [p for p in (*PROGRAMS, LOADER) if not (folder / FOLDER / p).exists()]:
+        raise UnsupportedError(f"the image '{image.name}' lacks {', '.join(missing)}", hint=hint)
 
 
 def _tree(scratch: Path) -> Path:

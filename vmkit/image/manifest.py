@@ -56,6 +56,7 @@ class Image:
         agent: whether a QEMU guest agent answers in it.
         console_marker: the line on the serial console that means 'booted'; None if unknown.
         min_memory: bytes below which it does not boot, as far as known; 0 if unknown.
+        programs: archive of the programs on its disk, for use on this machine; None if it has no such.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Image:
     agent: bool = False
     console_marker: str | None = None
     min_memory: Bytes = _UNKNOWN
+    programs: ImageFile | None = None
 
     @property
     def size(self) -> Bytes:
@@ -78,11 +80,11 @@ class Image:
 
     @property
     def files(self) -> tuple[ImageFile, ...]:
-        """Those of kernel, initrd and disk that it has."""
-        return tuple(f for f in (self.kernel, self.initrd, self.disk) if f is not None)
+        """Those of kernel, initrd, disk and programs that it has."""
+        return tuple(f for f in (self.kernel, self.initrd, self.disk, self.programs) if f is not None)
 
 
-_FILES: Final = ("kernel", "initrd", "disk")
+_FILES: Final = ("kernel", "initrd", "disk", "programs")
 
 
 def to_json(image: Image) -> str:
@@ -139,6 +141,7 @@ def from_json(text: str, folder: Path) -> Image:
         agent=_field(body, "agent", bool),
         console_marker=None if body.get("console_marker") is None else _field(body, "console_marker", str),
         min_memory=Bytes(_field(body, "min_memory", int)),
+        programs=files["programs"],
     )
 
 

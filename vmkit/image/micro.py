@@ -10,6 +10,7 @@ import enum
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -69,15 +70,25 @@ cryptomgr.notests: the self-tests of the ciphers take 0.25 s under TCG (measured
 
 DISK_SIZE: Final = Bytes.parse("64M")
 
-FillDisk = Callable[[Path], tuple[Path, Bytes]]
-"""Makes the tree that goes onto the image's disk, in a scratch folder; returns it and the size of the disk."""
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an image holds beside the guest: a tree for its disk, the disk's size, an archive in the image's folder."""
+
+    tree: Path
+    size: Bytes
+    archive: Path
+
+
+Fill = Callable[[Path, Path], Content]
+"""Makes the content, in the image's folder (first argument) and in a scratch folder (second)."""
 
 
 def build(
     name: str | None = None,
     *,
     kernel: Kernel = Kernel.CLOUD,
-    fill: FillDisk | None = None,
+    fill: Fill | None = None,
     min_memory: Bytes | None = None,
     force: bool = False,
     reporter: Reporter = silent,
@@ -105,9 +116,10 @@ def build(
             packed = next((tree / "boot").glob("vmlinuz-*")).read_bytes()
             # Debian packs the generic kernel with xz: unpacked here, it boots 4 s sooner under TCG (measured).
             (folder / "kernel").write_bytes(uncompressed(packed) or packed)
-        content, size = fill(scratch) if fill else (None, DISK_SIZE)
+        content = fill(folder, scratch) if fill else None
+        size = content.size if content else DISK_SIZE
         with step(reporter, "disk", f"{size}, ext4"):
-            _make_disk(scratch / "disk.raw", size, content, folder / "disk.qcow2")
+            _make_disk(scratch / "disk.raw", size, content.tree if content else None, folder / "disk.qcow2")
         return commit(
             Image(
                 name=name,
@@ -122,6 +134,7 @@ def build(
                 agent=True,
                 console_marker=MARKER,
                 min_memory=min_memory or kernel.min_memory,
+                programs=store.describe(content.archive) if content else None,
             )
         )
 

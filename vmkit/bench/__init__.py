@@ -1,0 +1,1 @@
+"""Floor 3: how fast guests are, beside the host itself."""
