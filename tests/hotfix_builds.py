@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.hotfix_targets import FakeDomain, FakeHost, Target
 from vmkit.hotfix.api import Hotfixes
+from vmkit.hotfix.transaction import Hook
 
 SOURCE = Path(__file__).parent / "data" / "server.c"
 
@@ -44,7 +45,18 @@ class Server(Target):
         return int(self.tell("?").split()[0])
 
 
-QUESTIONS = ("s first", "v", "q 5", "q 100", "s hello", "s 50%", "s " + "x" * 40, *(f"w {n}" for n in range(10)), "r 3")
+QUESTIONS = (
+    "s first",
+    "v",
+    "q 5",
+    "q 100",
+    "s hello",
+    "s 50%",
+    "s " + "x" * 40,
+    *(f"w {n}" for n in range(10)),
+    "r 3",
+    "l 2",
+)
 
 
 def answers(server: Server) -> list[str]:
@@ -52,7 +64,7 @@ def answers(server: Server) -> list[str]:
     return [server.tell(q) for q in QUESTIONS]
 
 
-def hotfixes(folder: Path, server: Server) -> Hotfixes:
+def hotfixes(folder: Path, server: Server, hook: Hook | None = None) -> Hotfixes:
     """Hot-fixes of a host on which this server is the only QEMU."""
     host = FakeHost([FakeDomain(folder, "vm0", server.uuid)])
-    return Hotfixes(lambda: host, allow_unsigned=True)  # type: ignore[arg-type,return-value]
+    return Hotfixes(lambda: host, hook=hook, allow_unsigned=True)  # type: ignore[arg-type,return-value]

@@ -93,6 +93,28 @@ KEEP int remember(int n) { return history[n & 15]++ + n; }
 KEEP int remember(int n) { return n; }
 #endif
 
+/* A caller that waits in the middle of its body, so that there is a return address into it; a thread is in it for good
+   where the server is run with an argument. */
+KEEP int waits(int rounds) {
+    int sum = 0;
+    do {
+        usleep(1000);
+#ifdef NEW
+        sum += scale(rounds) + scale(limits[1]);
+#else
+        sum += scale(rounds) + scale(limits[1]) + scale(limits[2]) + version();
+#endif
+    } while (rounds-- != 0);
+    return sum;
+}
+
+static void *wait_long(void *unused) {
+    /* On the stack for good, and no return address. */
+    const char *volatile kept = (const char *)version + 5;
+    int sum = waits(1 << 30);
+    return sum && kept ? unused : NULL;
+}
+
 static void *work(void *unused) {
     for (;;)
         tick();
@@ -106,17 +128,21 @@ static void serve(char *line) {
     case 'q': printf("%d\n", quota(kind)); break;
     case 's': printf("%d\n", store(line + 2)); break;
     case 'w': printf("%d\n", weigh(kind, 7)); break;
+    case 'l': printf("%d\n", waits(kind)); break;
     case 'r': printf("%d\n", remember(kind)); break;
     default: printf("%lu %s\n", counter, last);
     }
     fflush(stdout);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argv;
     pthread_t thread;
     char line[128];
     for (int i = 0; i < 2; i++)
         pthread_create(&thread, NULL, work, NULL);
+    if (argc > 3)
+        pthread_create(&thread, NULL, wait_long, NULL);
     while (fgets(line, sizeof line, stdin)) {
         line[strcspn(line, "\n")] = 0;
         serve(line);

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hotfix_builds import Server, answers, build, hotfixes
+from vmkit.errors import EffectError
+from vmkit.hotfix.unwind import Unwinder
 from vmkit.hypervisor.host import Host
+from vmkit.system.elf import read_binary
+from vmkit.system.process import ProcessId
+from vmkit.system.procmem import ProcessMemory, mappings
+from vmkit.system.ptrace import stopped
 
 
 @pytest.fixture
@@ -85,8 +92,94 @@ def test_one_function_alone(
         (write,) = report.processes[0].writes
         assert (write.old, write.new) == ("b8 01 00 00 00", "b8 02 00 00 00")
         assert server.tell("v") == "2"
-        assert sum("not in the patch" in n for n in made.notes) == 5
+        assert sum("not in the patch" in n for n in made.notes) == 6
         host_of.revert("one")
         assert server.code() == code
+    finally:
+        server.stop()
+
+
+def test_a_thread_that_will_return_to_the_old_body(home: Path, builds: dict[str, Path], tmp_path: Path) -> None:
+    """Its next instruction is in the C library, so only its stack tells."""
+    server = Server(builds["old-O2"], "stay")
+    try:
+        fixes = hotfixes(tmp_path, server)
+        before, code = answers(server), server.code()
+        for out_of_line in (False, True):
+            fixes.make_from_builds(
+                *(builds["old-O2"], builds["new-O2"]),
+                id=f"waits{out_of_line:d}",
+                functions=["waits"],
+                out_of_line=out_of_line,
+                path=tmp_path / f"waits{out_of_line:d}.toml",
+            )
+        assert fixes.plan(tmp_path / "waits0.toml").steps
+        with pytest.raises(EffectError, match=r"thread \d+ of .* will return to 0x.*every guest runs again"):
+            fixes.apply(tmp_path / "waits0.toml", max_pause=1.0)
+        assert server.code() == code
+        assert answers(server) == before
+        # With the new body elsewhere the old one may be finished by those who are in it.
+        assert fixes.apply(tmp_path / "waits1.toml").state == "applied"
+        assert answers(server) != before
+        assert fixes.revert("waits1").state == "reverted"
+        assert server.code() == code
+        assert answers(server) == before
+    finally:
+        server.stop()
+
+
+def test_the_pause_budget(home: Path, builds: dict[str, Path], tmp_path: Path) -> None:
+    server = Server(builds["old-O2"])
+    try:
+        path = tmp_path / "one.toml"
+        hotfixes(tmp_path, server).make_from_builds(
+            builds["old-O2"], builds["new-O2"], id="one", functions=["version"], path=path
+        )
+        code = server.code()
+        slow = hotfixes(tmp_path, server, lambda step: time.sleep(0.3 if step == "compare" else 0))
+        with pytest.raises(EffectError, match=r"stood for 0\.2 s and nothing was written yet; every byte is as"):
+            slow.apply(path, max_pause=0.2)
+        assert server.code() == code
+        assert (tmp_path / "vm0.state").read_text() == "running"
+        assert slow.apply(path, max_pause=60.0).state == "applied"
+    finally:
+        server.stop()
+
+
+def test_a_pointer_on_a_stack_that_no_frame_returns_to_is_in_nobodys_way(
+    home: Path, builds: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(builds["old-O2"], "stay")
+    try:
+        fixes = hotfixes(tmp_path, server)
+        path = tmp_path / "one.toml"
+        fixes.make_from_builds(builds["old-O2"], builds["new-O2"], id="one", functions=["version"], path=path)
+        with monkeypatch.context() as blind:
+            blind.setattr(Unwinder, "return_addresses", lambda *_: None)
+            with pytest.raises(EffectError, match="will return to"):
+                fixes.apply(path, max_pause=0.5)
+        assert server.tell("v") == "1"
+        assert fixes.apply(path, max_pause=10.0).state == "applied"
+        assert server.tell("v") == "2"
+    finally:
+        server.stop()
+
+
+def test_stacks_are_walked_to_their_end(builds: dict[str, Path]) -> None:
+    server = Server(builds["old-O2"], "stay")
+    process = ProcessId.of(server.process.pid)
+    assert process
+    try:
+        unwinder = Unwinder(process.pid)
+        with ProcessMemory(process) as memory, stopped(process.pid) as held:
+            walks = [unwinder.return_addresses(r, memory.read) for r in held.registers().values()]
+        own = [m for m in mappings(process.pid) if m.path == str(builds["old-O2"])]
+        assert len(walks) == 4
+        assert all(walk for walk in walks)
+        base = own[0].start
+        binary = read_binary(builds["old-O2"])
+        start = base + binary.symbol("waits")
+        within = [a for walk in walks for a in walk or () if start <= a < start + 200]
+        assert len(within) == 2  # waits() and wait_long(), which follows it
     finally:
         server.stop()

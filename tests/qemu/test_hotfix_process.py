@@ -211,7 +211,7 @@ def test_a_thread_that_stays_in_the_bytes(world: World, binary: Path, tmp_path: 
     world.patch.write_text(world.patch.read_text() + edit)
     before = world.code()
     try:
-        with pytest.raises(EffectError, match=r"stays at 0x.*in the bytes that change"):
+        with pytest.raises(EffectError, match=r"stays at 0x.*in code that changes"):
             world.hotfixes().apply(world.patch)
         spinning.ask()
     finally:

@@ -20,6 +20,7 @@ from vmkit.hotfix.verify import (
     judge,
     merge,
     resolve,
+    spans_of,
     state_of,
     writes_back,
     writes_for,
@@ -121,7 +122,7 @@ def test_reverting_needs_to_know_what_was_there() -> None:
 
 def test_threads_inside_the_bytes() -> None:
     writes = [Write(0x1000, b"ab", b"cd"), Write(0x2000, b"a", b"c")]
-    assert inside({1: 0xFFF, 2: 0x1000, 3: 0x1001, 4: 0x1002, 5: 0x2000, 6: 0x2001}, writes) == {
+    assert inside({1: 0xFFF, 2: 0x1000, 3: 0x1001, 4: 0x1002, 5: 0x2000, 6: 0x2001}, spans_of(writes)) == {
         2: 0x1000,
         3: 0x1001,
         5: 0x2000,

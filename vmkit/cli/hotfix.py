@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 _SOURCE = click.argument("source", metavar="PATCHFILE|ID")
 _FILE = click.Path(path_type=Path)
 _UNSIGNED = click.option("--allow-unsigned", is_flag=True, help="Take a patch that no trusted key has signed.")
+_PAUSE = click.option(
+    "--max-pause",
+    type=click.FloatRange(1, 600_000),
+    default=2000,
+    show_default=True,
+    metavar="MS",
+    help="Give up, with nothing written, if the guests have stood for so many milliseconds.",
+)
 _PLAN = click.option("--plan", "only_plan", is_flag=True, help="Make every check, print the plan and stop.")
 
 
@@ -176,21 +184,23 @@ def check(obj: Context, source: str, allow_unsigned: bool, output: str) -> None:
 @_SOURCE
 @_PLAN
 @_UNSIGNED
+@_PAUSE
 @render.output_option
 @click.pass_obj
-def apply(obj: Context, source: str, only_plan: bool, allow_unsigned: bool, output: str) -> None:
+def apply(obj: Context, source: str, only_plan: bool, allow_unsigned: bool, max_pause: float, output: str) -> None:
     """Patch every QEMU process of the host's running VMs. Each guest is paused for some milliseconds."""
-    _run(obj, "apply", source, only_plan=only_plan, allow_unsigned=allow_unsigned, output=output)
+    _run(obj, "apply", source, max_pause, only_plan=only_plan, allow_unsigned=allow_unsigned, output=output)
 
 
 @hotfix.command()
 @_SOURCE
 @_PLAN
+@_PAUSE
 @render.output_option
 @click.pass_obj
-def revert(obj: Context, source: str, only_plan: bool, output: str) -> None:
+def revert(obj: Context, source: str, only_plan: bool, max_pause: float, output: str) -> None:
     """Put back what a patch replaced, wherever it is applied on the host."""
-    _run(obj, "revert", source, only_plan=only_plan, allow_unsigned=False, output=output)
+    _run(obj, "revert", source, max_pause, only_plan=only_plan, allow_unsigned=False, output=output)
 
 
 @hotfix.command()
@@ -203,7 +213,9 @@ def status(obj: Context, output: str) -> None:
     render.emit(rows, output=output, columns=columns)
 
 
-def _run(obj: Context, action: str, source: str, *, only_plan: bool, allow_unsigned: bool, output: str) -> None:
+def _run(
+    obj: Context, action: str, source: str, max_pause: float, *, only_plan: bool, allow_unsigned: bool, output: str
+) -> None:
     hotfixes = obj.client().hotfixes
     if only_plan:
         from vmkit.hotfix.plans import Action
@@ -212,9 +224,9 @@ def _run(obj: Context, action: str, source: str, *, only_plan: bool, allow_unsig
         return
     with render.progress() as reporter:
         report = (
-            hotfixes.apply(source, allow_unsigned=allow_unsigned, reporter=reporter)
+            hotfixes.apply(source, allow_unsigned=allow_unsigned, max_pause=max_pause / 1000, reporter=reporter)
             if action == "apply"
-            else hotfixes.revert(source, reporter=reporter)
+            else hotfixes.revert(source, max_pause=max_pause / 1000, reporter=reporter)
         )
     if output == "table":
         rows = [

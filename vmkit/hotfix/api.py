@@ -16,9 +16,9 @@ from vmkit.hotfix.signing import is_signed
 from vmkit.hotfix.survey import Finding, look, survey
 from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hotfix.targets.qemu import find_images
-from vmkit.hotfix.transaction import Change, Hook, Transaction, hook_from_environment
+from vmkit.hotfix.transaction import MAX_PAUSE, Change, Hook, Transaction, hook_from_environment
 from vmkit.hotfix.undo import Saved
-from vmkit.hotfix.verify import State, Write, merge, resolve, writes_back, writes_for
+from vmkit.hotfix.verify import Span, State, Write, merge, resolve, writes_back, writes_for
 from vmkit.hypervisor.host import Host
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Note, Reporter, Started, silent
@@ -141,22 +141,28 @@ class Hotfixes(Authoring):
         return CheckReport(patch.id, patch.title, "can be applied" if plan.steps else "already applied", plan)
 
     def apply(
-        self, source: str | Path, *, allow_unsigned: bool | None = None, reporter: Reporter = silent
+        self,
+        source: str | Path,
+        *,
+        allow_unsigned: bool | None = None,
+        max_pause: float = MAX_PAUSE,
+        reporter: Reporter = silent,
     ) -> HotfixReport:
         """Patch every QEMU process of the host's running domains that is not patched yet.
 
-        The guests of processes that are written to are paused meanwhile, if they run.
+        The guests of processes that are written to are paused meanwhile, if they run; `max_pause` is for how many
+        seconds at most, until the first byte is written: after that nothing is written and they go on as they were.
 
         Raises:
             SpecError, RefusedError: nothing was touched. An unsigned patch is refused unless `allow_unsigned`; a
                 signature that is wrong, or by a key that is not trusted or has expired, always.
             EffectError: a step failed; every byte is as before and every guest runs again, or it says what is not.
         """
-        return self._carry_out(Action.APPLY, source, reporter, allow_unsigned)
+        return self._carry_out(Action.APPLY, source, reporter, max_pause, allow_unsigned)
 
-    def revert(self, source: str | Path, *, reporter: Reporter = silent) -> HotfixReport:
+    def revert(self, source: str | Path, *, max_pause: float = MAX_PAUSE, reporter: Reporter = silent) -> HotfixReport:
         """Put the bytes back that a patch (id or file) replaced, where it is applied. Raises as `apply` does."""
-        return self._carry_out(Action.REVERT, source, reporter)
+        return self._carry_out(Action.REVERT, source, reporter, max_pause)
 
     def status(self) -> list[StatusRow]:
         """How every process of the host stands to every patch that is known on this machine."""
@@ -181,7 +187,12 @@ class Hotfixes(Authoring):
             verified(text, f"patch {patch.id}")
 
     def _carry_out(
-        self, action: Action, source: str | Path, reporter: Reporter, allow_unsigned: bool | None = None
+        self,
+        action: Action,
+        source: str | Path,
+        reporter: Reporter,
+        max_pause: float,
+        allow_unsigned: bool | None = None,
     ) -> HotfixReport:
         _settle(reporter)
         with undo.one_at_a_time(), ExitStack() as stack:
@@ -199,9 +210,8 @@ class Hotfixes(Authoring):
             reporter(Finished("check", clock(), f"{len(found.findings)} processes"))
             pauses: dict[str, float] = {}
             if changes:
-                pauses = _transact(
-                    action, patch, text, host.uri, changes, self._hook or hook_from_environment(), reporter
-                )
+                hook = self._hook or hook_from_environment()
+                pauses = _transact(action, patch, text, host.uri, changes, hook, max_pause, reporter)
         done = {Action.APPLY: ("applied", "already applied"), Action.REVERT: ("reverted", "not applied")}[action]
         processes = tuple(_report(f, changes, pauses) for f in found.findings)
         return HotfixReport(
@@ -277,12 +287,20 @@ def _changes(action: Action, patch: Patch, chosen: Iterable[Finding]) -> list[Ch
                 f"nothing on this machine says what {image.label} held before patch {patch.id}",
                 hint="restart the VM to be rid of the patch, or run vmkit where it was applied",
             )
-        changes.append(Change(image, writes, merge(writes, image.read)))
+        clear = tuple(Span(r.address + image.bias, r.length) for r in patch.clear)
+        changes.append(Change(image, writes, merge(writes, image.read), clear))
     return changes
 
 
 def _transact(
-    action: Action, patch: Patch, text: str, uri: str, changes: list[Change], hook: Hook, reporter: Reporter
+    action: Action,
+    patch: Patch,
+    text: str,
+    uri: str,
+    changes: list[Change],
+    hook: Hook,
+    max_pause: float,
+    reporter: Reporter,
 ) -> dict[str, float]:
     """Record, journal, write. Returns the pause of each guest (uuid) in milliseconds."""
     chosen = [c.image for c in changes if isinstance(c.image, ProcessImage)]
@@ -298,7 +316,7 @@ def _transact(
         guests=[[g.name, g.uuid] for g in guests],
     ) as entry:
         entry.keep = True
-        transaction = Transaction(f"hotfix {patch.id}", changes, guests, hook=hook)
+        transaction = Transaction(f"hotfix {patch.id}", changes, guests, hook=hook, max_pause=max_pause)
         reporter(Started(action.value))
         clock = stopwatch()
         try:

@@ -15,7 +15,7 @@ from vmkit.errors import IndeterminateError, NotFoundError, VmkitError
 from vmkit.hotfix import undo
 from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hotfix.targets.qemu import needs_resume
-from vmkit.hotfix.verify import Write
+from vmkit.hotfix.verify import Write, spans_of
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter, silent
 from vmkit.system.journal import Entry
@@ -104,7 +104,7 @@ def _restore(patch_id: str, action: str, processes: Sequence[tuple[int, int, str
 def _restore_one(image: ProcessImage, goal: Sequence[Write]) -> bool:
     if all(image.read(w.address, len(w.new)) == w.new for w in goal):
         return False
-    with image.still(goal):
+    with image.still(spans_of(goal), LOCK_SECONDS):
         for write in goal:
             found = image.read(write.address, len(write.new))
             # A write across a page boundary can be cut in two, so each byte by itself is old or new.

@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from vmkit.errors import CancelledError, EffectError, VmkitError
-from vmkit.hotfix.verify import Page, Write
+from vmkit.errors import CancelledError, DeadlineError, EffectError, VmkitError
+from vmkit.hotfix.verify import Page, Span, Write, spans_of
+from vmkit.system.clock import Deadline
 from vmkit.system.interrupts import deferred
 
 STEPS: Final = (
@@ -29,6 +30,8 @@ KILL_VARIABLE: Final = "VMKIT_TEST_HOTFIX_KILL"
 """For tests only: `write:2` has the process kill itself (SIGKILL) before the second write."""
 
 RESUME_TRIES: Final = 3
+MAX_PAUSE: Final = 2.0
+"""Seconds that guests may stand before the first write, where nothing else is said."""
 
 Hook = Callable[[str], None]
 
@@ -48,8 +51,8 @@ class Image(Protocol):
     def write(self, address: int, data: bytes) -> None:
         """Change its memory."""
 
-    def still(self, writes: Sequence[Write]) -> AbstractContextManager[None]:
-        """Hold it, with nothing executing in the bytes of `writes`."""
+    def still(self, spans: Sequence[Span], seconds: float) -> AbstractContextManager[None]:
+        """Hold it, with nothing that executes in the spans or returns to them; give up after so many seconds."""
 
 
 class Guest(Protocol):
@@ -70,11 +73,12 @@ class Guest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """All that changes in one image: the writes, and the whole pages before and after."""
+    """All that changes in one image: the writes, the whole pages before and after, and what else has to be clear."""
 
     image: Image
     writes: tuple[Write, ...]
     pages: tuple[Page, ...]
+    clear: tuple[Span, ...] = ()
 
 
 @dataclass(slots=True)
@@ -125,14 +129,24 @@ class Transaction:
         changes: what is written where.
         guests: those that run now and are to be paused meanwhile.
         hook: called with the name of each step before it; may raise. The seam for fault injection.
+        max_pause: seconds from the first pause after which nothing is written any more, and all go on as before.
     """
 
-    def __init__(self, title: str, changes: Sequence[Change], guests: Sequence[Guest], *, hook: Hook) -> None:
+    def __init__(
+        self,
+        title: str,
+        changes: Sequence[Change],
+        guests: Sequence[Guest],
+        *,
+        hook: Hook,
+        max_pause: float = MAX_PAUSE,
+    ) -> None:
         self.outcome = Outcome()
         self._title = title
         self._changes = changes
         self._guests = guests
         self._hook = hook
+        self._max_pause = max_pause
         self._begun: dict[str, float] = {}
         self._written: list[tuple[Image, Write]] = []
 
@@ -180,13 +194,17 @@ class Transaction:
 
     def _change_all(self, interrupted: Callable[[], str | None]) -> None:
         """Hold every image before the first is compared, and compare every image before the first byte is written."""
+        budget = Deadline(self._max_pause - (time.monotonic() - min(self._begun.values(), default=time.monotonic())))
         with ExitStack() as held:
             for change in self._changes:
                 self._enter("stop")
-                held.enter_context(change.image.still(change.writes))
+                spans = spans_of(change.writes, change.clear)
+                held.enter_context(change.image.still(spans, budget.left))
             for change in self._changes:
                 self._enter("compare")
                 _expect(change.image, ((p.address, p.before) for p in change.pages), "changed since it was checked")
+            if budget.passed:
+                raise DeadlineError(f"the guests stood for {self._max_pause:g} s and nothing was written yet")
             if signal_name := interrupted():
                 raise CancelledError(f"{self._title}: stopped by {signal_name}; nothing was written")
             try:

@@ -63,6 +63,17 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of one image's code."""
+
+    address: int
+    length: int
+
+    def __contains__(self, address: int) -> bool:
+        return self.address <= address < self.address + self.length
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of memory that the writes touch, whole: as it was when it was judged, and as it has to be afterwards."""
 
@@ -234,6 +245,11 @@ def merge(writes: Sequence[Write], read: Read) -> tuple[Page, ...]:
     return tuple(pages)
 
 
-def inside(pointers: dict[int, int], writes: Sequence[Write]) -> dict[int, int]:
-    """Those threads whose instruction pointer stands in bytes that change."""
-    return {tid: ip for tid, ip in pointers.items() if any(w.address <= ip < w.address + len(w.old) for w in writes)}
+def spans_of(writes: Sequence[Write], clear: Sequence[Span] = ()) -> tuple[Span, ...]:
+    """Where no thread may be while these writes are made."""
+    return (*(Span(w.address, len(w.old)) for w in writes), *clear)
+
+
+def inside(pointers: dict[int, int], spans: Sequence[Span]) -> dict[int, int]:
+    """Those threads whose instruction pointer stands in one of the spans."""
+    return {tid: ip for tid, ip in pointers.items() if any(ip in s for s in spans)}

@@ -101,6 +101,20 @@ def mappings(pid: int) -> list[Mapping]:
     ]
 
 
+def mapped_file(pid: int, mapping: Mapping) -> Path:
+    """A path that opens the file of a mapping, in whichever mount namespace it lies.
+
+    It is the very file, even if it was deleted or replaced, where map_files can be used (CAP_SYS_ADMIN); else the one
+    that has its name now.
+    """
+    exact = Path(f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}")
+    try:
+        os.close(os.open(exact, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return Path(f"/proc/{pid}/root{mapping.path}")
+    return exact
+
+
 def tracer_of(pid: int, tid: int | None = None) -> int:
     """Process that traces a thread already (a debugger, another vmkit); 0 if none does or the thread is gone."""
     return int(_status(pid, tid).get("TracerPid", "0"))

@@ -11,8 +11,10 @@ import ctypes
 import errno
 import os
 import platform
+import struct
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from vmkit.errors import DeadlineError, EffectError, NotFoundError, RefusedError, UnsupportedError
@@ -28,8 +30,21 @@ _EVENT_STOP: Final = 128
 _NT_PRSTATUS: Final = 1
 _WALL: Final = 0x40000000
 
-_INSTRUCTION_POINTER: Final = {"x86_64": (27 * 8, 16 * 8), "aarch64": (34 * 8, 32 * 8)}
-"""Size of the general registers, offset of the instruction pointer: struct user_regs_struct, struct user_pt_regs."""
+_REGISTERS: Final = {
+    "x86_64": (27 * 8, 16, 19, (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0)),
+    "aarch64": (34 * 8, 32, 31, tuple(range(32))),
+}
+"""Of struct user_regs_struct and struct user_pt_regs: size in bytes; which word is the instruction pointer, and which
+the stack pointer; which word each register is, by its number in DWARF (System V ABI for AMD64, figure 3.36)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """Of a stopped thread: instruction pointer, stack pointer, and general registers by their numbers in DWARF."""
+
+    ip: int
+    sp: int
+    numbered: dict[int, int]
 
 
 class _Iovec(ctypes.Structure):
@@ -53,21 +68,23 @@ class StoppedProcess:
         self.pid = pid
         self.signals: dict[int, int] = {}
 
-    def instruction_pointers(self) -> dict[int, int]:
-        """The address that each thread executes next, by thread.
+    def registers(self) -> dict[int, Registers]:
+        """The registers of each thread, by thread.
 
         Raises:
             EffectError: a thread was killed while it was held.
         """
-        size, offset = _INSTRUCTION_POINTER[platform.machine()]
-        registers = ctypes.create_string_buffer(size)
-        pointers = {}
+        size, pointer, stack, numbered = _REGISTERS[platform.machine()]
+        buffer = ctypes.create_string_buffer(size)
+        found = {}
         for tid in self.signals:
-            vector = _Iovec(ctypes.addressof(registers), size)
+            vector = _Iovec(ctypes.addressof(buffer), size)
             if failed := _ptrace(_GETREGSET, tid, _NT_PRSTATUS, ctypes.addressof(vector)):
                 raise EffectError(f"cannot read the registers of thread {tid}: {os.strerror(failed)}")
-            pointers[tid] = int.from_bytes(registers.raw[offset : offset + 8], "little")
-        return pointers
+            words = struct.unpack(f"<{size // 8}Q", buffer.raw)
+            values = {number: words[index] for number, index in enumerate(numbered)}
+            found[tid] = Registers(words[pointer], words[stack], values)
+        return found
 
 
 @contextlib.contextmanager
@@ -84,7 +101,7 @@ def stopped(pid: int, *, seconds: float = 2.0) -> Iterator[StoppedProcess]:
         UnsupportedError: registers of this CPU architecture are not known here.
         DeadlineError: a thread did not stop in time.
     """
-    if platform.machine() not in _INSTRUCTION_POINTER:
+    if platform.machine() not in _REGISTERS:
         raise UnsupportedError(f"stopping processes is not supported on {platform.machine()}")
     held = StoppedProcess(pid)
     waiting: set[int] = set()

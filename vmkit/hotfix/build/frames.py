@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 # DW_EH_PE encodings: low four bits the format, the next three what it is relative to.
@@ -13,6 +14,16 @@ _FORMATS: Final = {0x0: (8, False), 0x2: (2, False), 0x3: (4, False), 0x4: (8, F
 _PC_RELATIVE: Final = 0x10
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A function: link address, bytes; its record (FDE) and the one that this refers to (CIE), lengths included."""
+
+    start: int
+    size: int
+    common: bytes
+    own: bytes
+
+
 def function_bounds(data: bytes, address: int) -> list[tuple[int, int]]:
     """Address and size of each function that the section describes, by address.
 
@@ -20,8 +31,12 @@ def function_bounds(data: bytes, address: int) -> list[tuple[int, int]]:
         data: the section; damaged records end the reading.
         address: where it is linked to.
     """
+    return sorted({(f.start, f.size) for f in entries(data, address)})
+
+
+def entries(data: bytes, address: int) -> Iterator[Entry]:
+    """Each record about a function, with the bytes of it and of the record that it shares with others."""
     encodings: dict[int, int] = {}
-    found = []
     for at, body, end in _records(data):
         identity = int.from_bytes(data[body : body + 4], "little")
         if identity == 0:
@@ -37,8 +52,9 @@ def function_bounds(data: bytes, address: int) -> list[tuple[int, int]]:
             start += address + field
         length = int.from_bytes(data[field + size : field + 2 * size], "little")
         if length:
-            found.append((start, length))
-    return sorted(set(found))
+            common = body - identity
+            end_of_common = common + 4 + int.from_bytes(data[common : common + 4], "little")
+            yield Entry(start, length, data[common:end_of_common], data[at:end])
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int, int]]:

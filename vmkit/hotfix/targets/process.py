@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
 from vmkit.errors import RefusedError
-from vmkit.hotfix.verify import Write, inside
+from vmkit.hotfix.stacks import loose_stacks, may_return, stack_of, words_in
+from vmkit.hotfix.unwind import Unwinder
+from vmkit.hotfix.verify import Span, inside
 from vmkit.system.clock import Deadline
 from vmkit.system.process import ProcessId
-from vmkit.system.procmem import ProcessMemory
-from vmkit.system.ptrace import stopped
+from vmkit.system.procmem import ProcessMemory, mappings
+from vmkit.system.ptrace import Registers, stopped
 
 STOP_SECONDS: Final = 2.0
 """Longest wait for the threads of one process to stand."""
@@ -23,10 +26,10 @@ AWAY_SECONDS: Final = 1.0
 class ProcessImage:
     """The memory of one process, and the means to hold it still. A context manager that opens the memory.
 
-    What `still` makes sure of: no thread of the process runs, and no thread's next instruction is within the bytes.
-    It does not look at return addresses on stacks, nor at coroutines that are suspended within the bytes: an edit that
-    moves instructions behind a call is not safe with it, one that changes a constant or replaces instructions without
-    a call among them is.
+    What `still` makes sure of: no thread of the process runs, no thread's next instruction is within the spans, and
+    no thread will return to them. Each word of a thread's stack that is an address in the spans counts as a return
+    address, unless the walk by .eh_frame reaches the end of the stack and does not meet it. Stacks that no thread is on
+    (those of QEMU's coroutines) cannot be walked, so on them every such word counts.
 
     Caches: the write goes to a page that the kernel copies for the process; the threads come back to it through a
     return from the kernel, which serialises an x86 CPU (Intel SDM vol. 3, 9.1.3), and on AArch64 the kernel itself
@@ -59,29 +62,57 @@ class ProcessImage:
         self._memory.write(address, data)
 
     @contextlib.contextmanager
-    def still(self, writes: Sequence[Write]) -> Iterator[None]:
-        """Hold all threads while the block runs, none of them in the bytes of `writes`.
+    def still(self, spans: Sequence[Span], seconds: float = AWAY_SECONDS) -> Iterator[None]:
+        """Hold all threads while the block runs, none of them in the spans or on its way back to them.
 
-        A thread that stands in them is let run for some milliseconds, until AWAY_SECONDS have passed.
+        If one is, all are let run for some milliseconds, until so many seconds have passed.
 
         Raises:
-            RefusedError: a thread does not leave the bytes, or the process cannot be traced.
+            RefusedError: a thread does not leave the spans, or the process cannot be traced.
             NotFoundError: the process has ended.
             DeadlineError: a thread does not stop.
         """
-        deadline = Deadline(AWAY_SECONDS)
+        deadline = Deadline(seconds)
         pause = 0.001
+        unwinder: Unwinder | None = None
         while True:
             with stopped(self.process.pid, seconds=STOP_SECONDS) as held:
-                within = inside(held.instruction_pointers(), writes)
-                if not within:
+                trouble, on_stack = self._occupied(held.registers(), spans, unwinder)
+                if not trouble:
                     yield
                     return
             if deadline.passed:
-                tid, pointer = next(iter(within.items()))
                 raise RefusedError(
-                    f"thread {tid} of {self.label} stays at {pointer:#x}, in the bytes that change",
-                    hint="try again when it does other work",
+                    f"{trouble}, in code that changes",
+                    hint="try again when it does other work; a patch made with --out-of-line needs fewer bytes clear",
                 )
+            if on_stack and unwinder is None and platform.machine() == "x86_64":
+                unwinder = Unwinder(self.process.pid)  # reads files, so not while the threads are held
             time.sleep(pause)
             pause = min(pause * 2, 0.02)
+
+    def _occupied(
+        self, threads: dict[int, Registers], spans: Sequence[Span], unwinder: Unwinder | None
+    ) -> tuple[str, bool]:
+        """What is in the way, in words ('' if nothing), and whether only a stack says so."""
+        within = inside({tid: r.ip for tid, r in threads.items()}, spans)
+        if within:
+            tid, pointer = next(iter(within.items()))
+            return f"thread {tid} of {self.label} stays at {pointer:#x}", False
+        maps = mappings(self.process.pid)
+        for tid, registers in threads.items():
+            area = stack_of(maps, registers.sp)
+            if area is None:
+                return f"thread {tid} of {self.label} has its stack at {registers.sp:#x}, where nothing is mapped", True
+            word = next(words_in(self.read(area[0], area[1] - area[0]), spans), None)
+            if word is None:
+                continue
+            known = unwinder.return_addresses(registers, self.read) if unwinder else None
+            if known is None or any(a in s for a in known for s in spans):
+                return f"thread {tid} of {self.label} will return to {word:#x}", True
+        if any(may_return(self.read(s.address - 7, s.length + 7)) for s in spans):
+            for start, end in loose_stacks(maps, [r.sp for r in threads.values()]):
+                word = next(words_in(self.read(start, end - start), spans), None)
+                if word is not None:
+                    return f"a coroutine or an ended thread of {self.label} has {word:#x} on its stack", True
+        return "", False
