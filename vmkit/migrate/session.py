@@ -7,6 +7,7 @@ import enum
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from vmkit.errors import (
@@ -19,6 +20,7 @@ from vmkit.errors import (
     VmkitError,
 )
 from vmkit.migrate.control import AllowDowntime, Decision, GiveUp, Look, Policy, PostCopy
+from vmkit.migrate.keeper import Keeper, order
 from vmkit.migrate.outcome import Place
 from vmkit.migrate.replay import Made, describe
 from vmkit.migrate.settle import Settled
@@ -139,21 +141,30 @@ def transfer(
         wish: asked several times a second whether somebody wants it to end.
         reporter: hears how far it is.
     """
-    from vmkit.hypervisor.migration import migrate_live
+    from vmkit.hypervisor.migration import migrate_live, start_postcopy
 
     state = Transfer()
     wish = _guarded(wish)
+    switch: Callable[[], None] = partial(start_postcopy, domain)
+
+    def call() -> None:
+        migrate_live(
+            domain,
+            target,
+            persistent=persistent,
+            bandwidth=bandwidth,
+            same_storage=same_storage,
+            options=steer.options,
+        )
+
+    if steer.options.post_copy:
+        arguments = {"persistent": persistent, "bandwidth": bandwidth, "same_storage": same_storage}
+        keeper = Keeper(order(domain.host.uri, target.uri, domain.uuid, arguments, steer.options))
+        call, switch = keeper.migrate, keeper.switch
 
     def work() -> None:
         try:
-            migrate_live(
-                domain,
-                target,
-                persistent=persistent,
-                bandwidth=bandwidth,
-                same_storage=same_storage,
-                options=steer.options,
-            )
+            call()
         except VmkitError as e:
             state.error = e
         except BaseException as e:
@@ -163,7 +174,7 @@ def transfer(
     reporter(Started(STEP))
     thread = threading.Thread(target=work, name="vmkit-migrate", daemon=True)
     thread.start()
-    _Watch(thread, domain, target, state, Deadline(deadline), elapsed, steer, wish, reporter).run()
+    _Watch(thread, domain, target, state, Deadline(deadline), elapsed, steer, switch, wish, reporter).run()
     state.seconds = elapsed()
     if state._raised:
         raise state._raised[0]
@@ -186,6 +197,7 @@ class _Watch:
     limit: Deadline
     elapsed: Callable[[], float]
     steer: Steer
+    switch: Callable[[], None]
     wish: Callable[[], Stop | None]
     reporter: Reporter
     _patience: Deadline | None = None
@@ -245,7 +257,7 @@ class _Watch:
 
     def _switch(self, decision: PostCopy) -> None:
         """Go over to post-copy, and see when the guest runs at the target. Tried again while there is a job for it."""
-        from vmkit.hypervisor.migration import find, start_postcopy
+        from vmkit.hypervisor.migration import find
 
         if (stop := self.wish()) is not None:  # the last moment at which it can be ended
             self.state.stop = stop
@@ -253,7 +265,7 @@ class _Watch:
         self.steer.on_switch()
         begun = self.elapsed()
         try:
-            start_postcopy(self.domain)
+            self.switch()
         except VmkitError:
             self._to_switch = decision
             return
