@@ -215,6 +215,9 @@ def test_the_command(vm: Vm, pair: Lab) -> None:
     assert "nothing to change" in run("limit", NAME, "--disk", "vda:iops=70")
     found = json.loads(run("limit", NAME, "-o", "json"))
     assert found["config"]["disks"][0]["limits"]["total_iops_sec"] == 70
+    remembered = vm.remembered()
+    assert remembered is not None
+    assert remembered.spec["disks"][0]["limits"] == {"total_iops_sec": 70}
     assert "limits.disk:vda" in run("show", NAME)
     seen = json.loads(run("show", NAME, "-o", "json"))
     assert seen["limits"]["disks"][0]["limits"]["total_iops_sec"] == 70

@@ -16,6 +16,7 @@ from vmkit.system.templates import template
 from vmkit.values import Bytes
 from vmkit.vm import xml, xml_limits
 from vmkit.vm.limit_plan import LimitFacts, decide
+from vmkit.vm.limit_spec import in_spec
 from vmkit.vm.limits import Limits, from_kilobytes, kilobytes, least_cap, merge, parse_change, rows, settings
 from vmkit.vm.metadata import Remembered
 from vmkit.vm.spec_parts import DiskLimits, LimitsSpec, NicLimits
@@ -242,3 +243,35 @@ def test_limits_that_no_host_could_hold_are_refused_before_anything_is_made() ->
     with pytest.raises(UnsupportedError, match="user's own libvirt"):
         made(replace(HOST, uri="qemu:///session"), limits={"cpu_shares": 50})
     assert "more than 1 vCPUs" in made(limits={"cpu_quota": 3})[1].warnings[0]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "a", "disks": [{"size": 1}, {"size": 2}], "nics": [{"network": "default"}, {"network": "user"}]},
+        {"name": "a", "limits": {"memory": 1 << 30}, "nics": [{}, {"limits": {"inbound": 5000}}]},
+    ],
+)
+def test_the_spec_that_is_kept_follows(spec: dict[str, object]) -> None:
+    after = changed(cpus="1.5", disks=["vdb:iops=9"], nics=["0:in=1M"])
+    kept = in_spec(spec, after)
+    assert kept["limits"] == {"cpu_quota": 1.5}
+    assert [n.get("limits") for n in kept["nics"]] == [{"inbound": MIB}, None]
+    if "disks" in spec:
+        assert kept["disks"] == [{"size": 1}, {"size": 2, "limits": {"total_iops_sec": 9}}]
+    again = in_spec(kept, BARE)
+    assert "limits" not in again
+    assert again.get("disks") == spec.get("disks")
+
+
+def test_parts_that_the_spec_does_not_name() -> None:
+    one = Limits(LimitsSpec(), BARE.disks[:1], BARE.nics[:1])
+    limited = merge(one, parse_change(disks=["vda:iops=9"], nics=["0:in=1M"]))
+    kept = in_spec({"name": "a"}, limited)
+    assert kept == {
+        "name": "a",
+        "disks": [{"limits": {"total_iops_sec": 9}}],
+        "nics": [{"limits": {"inbound": MIB}}],
+    }
+    assert in_spec(kept, one) == {"name": "a"}
+    assert in_spec({"name": "a", "nics": [{"network": "none"}]}, limited)["nics"] == [{"network": "none"}]

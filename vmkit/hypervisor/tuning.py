@@ -74,6 +74,13 @@ def _weight(domain: Domain) -> int | None:
     return 1024
 
 
+def set_element(domain: Domain, namespace: str, prefix: str, xml: str, *, live: bool, config: bool) -> None:
+    """Replace the element that is kept under a namespace in the metadata of what runs, the definition, or both."""
+    flags = (_LIVE if live else 0) | (libvirt.VIR_DOMAIN_AFFECT_CONFIG if config else 0)
+    with translated(f"metadata of {domain.name}"):
+        domain.handle.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml, prefix, namespace, flags)
+
+
 def set_cpu(domain: Domain, values: Mapping[str, int]) -> None:
     """Change `cpu_shares`, `global_period` and `global_quota` (microseconds; -1 for none) of a running domain."""
     with translated(f"CPU limits of {domain.name}"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
@@ -20,6 +20,7 @@ from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.vm import xml_limits
 from vmkit.vm.limit_plan import Decision, LimitFacts, decide
+from vmkit.vm.limit_spec import in_spec
 from vmkit.vm.limits import (
     DISK_FIELDS,
     IO_WEIGHT,
@@ -34,6 +35,7 @@ from vmkit.vm.limits import (
     settings,
     without_defaults,
 )
+from vmkit.vm.metadata import NAMESPACE, remembered_in, to_text
 from vmkit.vm.spec_parts import LimitsSpec
 
 if TYPE_CHECKING:
@@ -150,7 +152,22 @@ def _reach(domain: Domain, live: Limits | None, config: Limits | None) -> list[S
         text = domain.xml(inactive=True, secure=True)
         adopt(domain.host, xml_limits.write(text, facts.config, config))
         done += changes
+    if lasting := config or (live if facts.config is None else None):
+        _remember(domain, lasting, running=facts.live is not None, defined=facts.config is not None)
     return done
+
+
+def _remember(domain: Domain, limits: Limits, *, running: bool, defined: bool) -> None:
+    """Keep them in the spec that the VM's metadata holds; nothing for a VM that another tool made."""
+    element = domain.metadata(NAMESPACE)
+    memory = remembered_in(element) if element else None
+    spec = in_spec(memory.spec, limits) if memory else {}
+    if memory is None or spec == memory.spec:
+        return
+    made = ET.Element("vm")
+    made.text = to_text(replace(memory, spec=spec))
+    text = ET.tostring(made, encoding="unicode")
+    tuning.set_element(domain, NAMESPACE, "vmkit", text, live=running, config=defined)
 
 
 def _set(domain: Domain, setting: Setting, have: Controllers | None) -> None:
