@@ -85,8 +85,7 @@ def attach(context: Context, /, vm: str, device: str, output: str, *, take_from_
 def detach(context: Context, vm: str, device: str, *, deadline: str) -> None:
     """Take a PCI device from a VM and give it back to the host. DEVICE is its address, or the NIC's MAC address."""
     seconds = parse_duration(deadline, path="--deadline")
-    with progress() as reporter:
-        done = context.client().devices.detach(vm, device, deadline=seconds, reporter=reporter)
+    done = context.client().devices.detach(vm, device, deadline=seconds)
     click.echo(f"{vm}: {done.address} is back on the host")
 
 

@@ -109,11 +109,11 @@ class Devices:
         domain = self._connect().domain(vm)
         return attach(domain, device, network=network, from_host=from_host, reporter=reporter)
 
-    def detach(self, vm: str, device: str, *, deadline: float = 60.0, reporter: Reporter = silent) -> Attached:
+    def detach(self, vm: str, device: str, *, deadline: float = 60.0) -> Attached:
         """Take a function from a VM: see vmkit.device.attach.detach."""
         from vmkit.device.attach import detach
 
-        return detach(self._connect().domain(vm), device, deadline=deadline, reporter=reporter)
+        return detach(self._connect().domain(vm), device, deadline=deadline)
 
     def release(
         self, addresses: Sequence[str] = (), *, force: bool = False, reporter: Reporter = silent
@@ -144,7 +144,7 @@ class Devices:
         done, failed = [], None
         for address in wanted:
             try:
-                done.append(_release(seen, address, reporter))
+                done.append(_release(seen, address))
             except VmkitError as e:
                 if failed is not None or len(wanted) > 1:
                     reporter(Note(e.message, warning=True))
@@ -226,9 +226,9 @@ def _check_release(seen: Seen, address: str, uses: dict[str, Usage], force: bool
             )
 
 
-def _release(seen: Seen, address: str, reporter: Reporter) -> str:
+def _release(seen: Seen, address: str) -> str:
     if (claim := seen.facts.claims.get(address)) is not None:
-        return lend.give_back(seen.machine, claim, reporter)
+        return lend.give_back(seen.machine, claim)
     function = function_at(seen.facts, address)
     if function.driver != VFIO:
         return f"{address}: is with its host already"

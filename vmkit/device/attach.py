@@ -131,14 +131,13 @@ def attach(
     return Attached(domain.name, function.address, mac if is_vf else None, active, persistent)
 
 
-def detach(domain: Domain, device: str, *, deadline: float = UNPLUG, reporter: Reporter = silent) -> Attached:
+def detach(domain: Domain, device: str, *, deadline: float = UNPLUG) -> Attached:
     """Take a function from a VM, now and for its next starts, and give it back to the host.
 
     Args:
         domain: the VM.
         device: PCI address of the host, or the MAC address of the VM's NIC.
         deadline: seconds for the guest to let go of it.
-        reporter: told what happens.
 
     Raises:
         NotFoundError: the VM has no such function. DeadlineError: the guest keeps it; it is gone from the definition.
@@ -157,11 +156,11 @@ def detach(domain: Domain, device: str, *, deadline: float = UNPLUG, reporter: R
     remember(domain, lendings_of(domain).without(mac=found.mac, address=found.address))
     if in_live is not None:
         _unplug(domain, in_live, deadline)
-    take_back(see(domain.host), domain.uuid, only=found.address, reporter=reporter)
+    take_back(see(domain.host), domain.uuid, only=found.address)
     return Attached(domain.name, found.address, found.mac, active and in_live is not None, in_config is not None)
 
 
-def take_back(seen: Seen, uuid: str, *, only: str | None = None, reporter: Reporter = silent) -> None:
+def take_back(seen: Seen, uuid: str, *, only: str | None = None) -> None:
     """Give what was lent to a domain, which may be gone by now, and is not in use any more back to the host.
 
     Raises:
@@ -170,16 +169,17 @@ def take_back(seen: Seen, uuid: str, *, only: str | None = None, reporter: Repor
     running = {a for g in seen.guests if g.uuid == uuid and g.active for a in g.running}
     for claim in seen.facts.claims.values():
         if claim.uuid == uuid and claim.address not in running and only in (None, claim.address):
-            lend.give_back(seen.machine, claim, reporter)
+            lend.give_back(seen.machine, claim)
 
 
 def _pick(seen: Seen, device: str, settings: VfSettings, domain: Domain, from_host: bool) -> Pick:
     if device == "vf" or device.startswith("vf:"):
-        wish = Wish("a virtual function", pf=device.partition(":")[2] or None, settings=settings)
+        wish = Wish(domain.name, pf=device.partition(":")[2] or None, settings=settings)
     else:
         address = check_address(device, path="DEVICE")
         function = seen.facts.functions.get(address)
-        wish = Wish(address, address=address, settings=settings if _network_vf(function, seen) else None)
+        settled = settings if _network_vf(function, seen) else None
+        wish = Wish(domain.name, address=address, settings=settled)
         wish = replace(wish, from_host=from_host)
     if device != "vf" and any(a.address == wish.address for a in assigned(domain.xml())):
         raise ConflictError(f"{domain.name} has {wish.address} already")

@@ -63,18 +63,18 @@ def lent(
         for pick in picks:
             if pick.left_behind and (old := facts.claims.get(pick.function.address)):
                 reporter(Note(f"{old.address} was left behind by vmkit {old.work}; giving it back first"))
-                _give_back_now(host, old, reporter)
+                _give_back_now(host, old)
                 pick = replace(pick, function=replace(pick.function, driver=old.driver))
-            claims.append(take(host, pick, vm=vm, uuid=uuid, work=work, reporter=reporter))
+            claims.append(take(host, pick, vm=vm, uuid=uuid, work=work))
         yield tuple(claims)
     except BaseException:
-        _give_all_back(host, claims, reporter)
+        _give_all_back(host, claims)
         raise
     for claim in claims:
         host.swap(_file(claim.address), to_text(claim), to_text(claim.now_lent()))
 
 
-def _give_all_back(host: DeviceHost, claims: Sequence[Claim], reporter: Reporter) -> None:
+def _give_all_back(host: DeviceHost, claims: Sequence[Claim]) -> None:
     """After a failure. What a process has open by now is left: taking it away would wait until that process ends."""
     if not claims:
         return
@@ -85,10 +85,10 @@ def _give_all_back(host: DeviceHost, claims: Sequence[Claim], reporter: Reporter
             if function is not None and function.group in facts.holders:
                 continue
             with contextlib.suppress(VmkitError):  # the claim stays, and tells of it
-                give_back(host, claim, reporter)
+                give_back(host, claim)
 
 
-def take(host: DeviceHost, pick: Pick, *, vm: str, uuid: str, work: str, reporter: Reporter = silent) -> Claim:
+def take(host: DeviceHost, pick: Pick, *, vm: str, uuid: str, work: str) -> Claim:
     """Claim a function, bind it to VFIO, and have its physical function set it up. After a failure it is as before.
 
     Raises:
@@ -112,22 +112,22 @@ def take(host: DeviceHost, pick: Pick, *, vm: str, uuid: str, work: str, reporte
             host.change_vf(claim.net, claim.number, changes)
     except BaseException:
         with contextlib.suppress(VmkitError):  # the claim stays, and tells of it
-            give_back(host, claim, reporter)
+            give_back(host, claim)
         raise
     return claim
 
 
-def give_back(host: DeviceHost, claim: Claim, reporter: Reporter = silent) -> str:
+def give_back(host: DeviceHost, claim: Claim) -> str:
     """Restore a function's settings and driver, and forget the claim. Returns in words what it is now.
 
     Raises:
         EffectError: its driver does not take it, or a setting cannot be restored; the claim stays.
     """
-    text = _give_back_now(host, claim, reporter)
+    text = _give_back_now(host, claim)
     return f"{claim.address}: {text}"
 
 
-def _give_back_now(host: DeviceHost, claim: Claim, reporter: Reporter) -> str:
+def _give_back_now(host: DeviceHost, claim: Claim) -> str:
     me = Process(*this_process())
     if claim.by != me or claim.lent:  # so that no two processes do this at once
         claim = _rewrite(host, claim, replace(claim, by=me, lent=False, work=f"device release {claim.address}"))
@@ -164,7 +164,6 @@ def _give_back_now(host: DeviceHost, claim: Claim, reporter: Reporter) -> str:
             hint=f"once that is mended: vmkit device release {claim.address}",
         )
     _forget(host, claim)
-    reporter(Note(f"{claim.address} is back on {driver or 'no driver'}"))
     return f"back on its driver {driver}" if driver else "back without a driver, as it was"
 
 

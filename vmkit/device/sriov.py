@@ -106,7 +106,7 @@ class Sriov:
             raise SpecError(f"{count} is not between 0 and {function.total_vfs}", path="COUNT")
         if count != len(function.vfs):
             _check_unused(function, seen)
-            _leave(function, seen, reporter)
+            _leave(function, seen)
             _make(function, count, seen, reporter)
         if persist:
             (remember if count else forget)(seen.machine, function.address, count)
@@ -128,11 +128,11 @@ def _check_unused(function: Function, seen: Seen) -> None:
         )
 
 
-def _leave(function: Function, seen: Seen, reporter: Reporter) -> None:
+def _leave(function: Function, seen: Seen) -> None:
     """Virtual functions that were left behind go with the others; their claims must not outlive them."""
     for address in function.vfs:
         if (claim := seen.facts.claims.get(address)) is not None:
-            lend.give_back(seen.machine, claim, reporter)
+            lend.give_back(seen.machine, claim)
 
 
 def _make(function: Function, count: int, seen: Seen, reporter: Reporter) -> None:

@@ -157,7 +157,7 @@ def has_lendings(domain: Domain) -> bool:
     return bool(lendings_of(domain))
 
 
-def take_back(host: Host, uuid: str, reporter: Reporter = silent) -> None:
+def take_back(host: Host, uuid: str) -> None:
     """Give what was lent to a VM that is off, or gone, back to the host, with drivers and settings as they were.
 
     Raises:
@@ -166,7 +166,7 @@ def take_back(host: Host, uuid: str, reporter: Reporter = silent) -> None:
     from vmkit.device.api import see
     from vmkit.device.attach import take_back as give
 
-    give(see(host), uuid, reporter=reporter)
+    give(see(host), uuid)
 
 
 def _choose(host: Host, wishes: Sequence[Wish], vm: str, uuid: str | None) -> tuple[tuple[Pick, ...], frozenset[str]]:
