@@ -306,6 +306,9 @@ def _connect_error(uri: str, error: libvirt.libvirtError) -> SpecError | Unreach
         hint = "run as root, or add yourself to the group libvirt"
     elif local:
         hint = "start it: systemctl start libvirtd (or scripts/setup, where no init system runs)"
+    elif "known_hosts=" in urlsplit(uri).query and urlsplit(uri).scheme.endswith("+ssh") and "Host key" in text:
+        # https://libvirt.org/uri.html, 'known_hosts': for the transports libssh and libssh2 only
+        hint = "libvirt's transport 'ssh' does not look at known_hosts=: put the host's key into ~/.ssh/known_hosts"
     else:
         hint = "see that the host is up, that ssh to it works without a password, and that libvirtd runs there"
     return UnreachableError(f"{uri} does not answer: {text}", hint=hint)
