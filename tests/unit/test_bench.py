@@ -65,7 +65,7 @@ def test_sysbench() -> None:
     assert parse_sysbench("integer")("    events per second:  3113.01\n") == {"integer": 3113.01}
 
 
-@pytest.mark.parametrize("stressor", ["null", "switch", "fault", "fork", "memthrash"])
+@pytest.mark.parametrize("stressor", ["null", "switch", "fault", "fork", "matrix"])
 def test_stress_ng(stressor: str) -> None:
     text = read(f"stress-{stressor}.txt")
     found = parse_stress("x", stressor)(text)
@@ -77,6 +77,12 @@ def test_stress_ng(stressor: str) -> None:
 def test_stress_ng_before_its_lines_had_a_tag_of_their_own() -> None:
     line = "stress-ng: info:  [915] fork                 622      1.00      0.19      0.17       621.89        1741.17"
     assert parse_stress("processes", "fork")(line) == {"processes": 621.89}
+
+
+def test_a_sample_in_which_nothing_was_completed_is_no_figure() -> None:
+    line = "stress-ng: metrc: [2035] matrix                 0      4.43      0.05      3.68         0.00           0.00"
+    with pytest.raises(SpecError, match="completed nothing"):
+        parse_stress("tlb-misses", "matrix")(line)
 
 
 def test_fio() -> None:

@@ -65,7 +65,9 @@ def parse_stress(name: str, stressor: str) -> Callable[[str], Values]:
     def parse(text: str) -> Values:
         for match in _METRIC.finditer(text):
             if match["name"] == stressor:
-                return {name: float(match["rest"].split()[3])}
+                if rate := float(match["rest"].split()[3]):
+                    return {name: rate}
+                raise SpecError("stress-ng completed nothing within the sample", hint="give more --seconds")
         raise _unreadable("stress-ng", text)
 
     return parse
@@ -118,9 +120,18 @@ def _sysbench(seconds: int, _where: str) -> list[str]:
     return ["cpu", "--cpu-max-prime=1000", "--threads=1", f"--time={seconds}", "run"]
 
 
-def _stress(stressor: str, *more: str) -> Callable[[int, str], list[str]]:
+def _stress(stressor: str, *more: str, times: int = 1) -> Callable[[int, str], list[str]]:
     def arguments(seconds: int, where: str) -> list[str]:
-        return [f"--{stressor}", "1", *more, "--timeout", f"{seconds}s", "--metrics-brief", "--temp-path", where]
+        return [
+            f"--{stressor}",
+            "1",
+            *more,
+            "--timeout",
+            f"{seconds * times}s",
+            "--metrics-brief",
+            "--temp-path",
+            where,
+        ]
 
     return arguments
 
@@ -173,14 +184,16 @@ WORKLOADS: Final = (
         "stress-ng --switch: two processes take turns on a pipe; each turn loads another page table",
     ),
     Workload(
-        "random-access",
+        "tlb-misses",
         Area.MEMORY,
         "stress-ng",
-        _stress("memthrash", "--memthrash-method", "random"),
-        (("random-access", "ops/s"),),
-        parse_stress("random-access", "memthrash"),
-        "stress-ng --memthrash random: random words of 16 MiB, more than a TLB of 4 KiB pages covers, so that nearly "
-        "every access walks the page tables: two-dimensional under EPT and NPT, plain under shadow paging",
+        _stress("matrix", "--matrix-size", "1024", "--matrix-method", "copy", "--matrix-yx", times=2),
+        (("tlb-misses", "ops/s"),),
+        parse_stress("tlb-misses", "matrix"),
+        "stress-ng --matrix --matrix-yx: copies a matrix of 4 MiB by columns, each step on another page of 4 KiB and "
+        "2,048 of them in turn, more than a TLB covers: nearly every access walks the page tables, two-dimensional "
+        "under EPT and NPT, plain under shadow paging",
+        runs=2,
     ),
     Workload(
         "page-faults",
