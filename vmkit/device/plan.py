@@ -186,7 +186,7 @@ def _from_pool(
     facts: DeviceFacts, uses: Mapping[str, Usage], wish: Wish, taken: set[str], vm: str, uuid: str | None
 ) -> Pick:
     pools = [find_pf(facts, wish.pf)] if wish.pf else sorted(facts.physical(), key=lambda f: _order(facts, uses, f))
-    pools = [p for p in pools if p.kind == "network"]
+    pools = [p for p in pools if p.kind == "network" and p.nets]  # the settings are made by way of the interface
     found: list[tuple[tuple[bool, bool, int], Function, Function]] = []
     for i, pf in enumerate(pools):
         for address in pf.vfs:

@@ -68,16 +68,23 @@ def planned(host: Host, spec: VmSpec, design: Design, plan: Plan) -> Plan:
     choices = [Choice(p.wish.subject, p.function.address, f"{p.reason}; {_named(p)}") for p in picks]
     steps = [Step("lend", f"{p.function.address} to {spec.name}", _settings(p)) for p in picks]
     at = next((i for i, step in enumerate(plan.steps) if step.verb == "define"), len(plan.steps))
-    down = sorted({n for p in picks if p.pf is not None for n in p.pf.nets[:1] if n not in up})
     return replace(
         plan,
         choices=(*plan.choices, *choices),
         steps=(*plan.steps[:at], *steps, *plan.steps[at:]),
-        warnings=(
-            *plan.warnings,
-            *(f"{n} is down: it is brought up, its virtual functions are dead before" for n in down),
-        ),
+        warnings=(*plan.warnings, *_warnings(picks, up, autostart=spec.autostart)),
     )
+
+
+def _warnings(picks: Sequence[Pick], up: frozenset[str], *, autostart: bool) -> list[str]:
+    down = sorted({n for p in picks if p.pf is not None for n in p.pf.nets[:1] if n not in up})
+    found = [f"{n} is down: it is brought up, since its virtual functions are dead before" for n in down]
+    if autostart and any(p.wish.settings is not None for p in picks):
+        found.append(
+            "started with the host, it is libvirt that starts it: MAC address and VLAN are set then, rate limit, "
+            "spoof check and trust are not; vmkit sriov set --persist keeps its virtual function there"
+        )
+    return found
 
 
 @contextlib.contextmanager
