@@ -163,6 +163,15 @@ class Round:
     dirty: int
 
 
+def pending(look: Look, rounds: list[Round]) -> int:
+    """What would have to be sent if the guest stopped now: the rest of the round, and what became dirty in it."""
+    if not rounds:
+        return look.remaining
+    since = look.t - rounds[-1].began
+    widest = max(r.dirty for r in rounds[-4:])
+    return min(look.total, look.remaining + min(int(look.dirty_rate * since), widest))
+
+
 @dataclass(slots=True)
 class Steering:
     """vmkit's own policy."""
@@ -215,12 +224,7 @@ class Steering:
         self._best = min(self._best, look.remaining) if self._best else look.remaining
 
     def _pending(self, look: Look) -> int:
-        """What would have to be sent if the guest stopped now: the rest of the round, and what became dirty in it."""
-        if not self.rounds:
-            return look.remaining
-        since = look.t - self.rounds[-1].began
-        widest = max(r.dirty for r in self.rounds[-4:])
-        return min(look.total, look.remaining + min(int(look.dirty_rate * since), widest))
+        return pending(look, self.rounds)
 
     def _ratio(self, look: Look) -> float:
         """Below 1 the rounds shrink: the dirty rate over the bandwidth, or one round's dirty memory over the last's."""
@@ -234,6 +238,17 @@ class Steering:
             known = [size for seconds, size in self.terms.curve if seconds <= next_round]
             ratio = max(ratio, min(1.0, max(known, default=0.0) / dirty))
         return ratio
+
+    def _outruns(self) -> bool:
+        """Whether the guest was seen beforehand to write faster than this, even in a short window.
+
+        A guest that writes its whole working set again within a round shows a dirty rate of about the bandwidth,
+        however fast it writes; so the ratio alone does not tell it from one that just does not converge.
+        """
+        if not self.terms.curve:
+            return False
+        seconds, size = self.terms.curve[0]
+        return size / seconds >= HOPELESS * self.bandwidth
 
     def _link(self) -> float:
         return max(self.bandwidth, float(self.terms.link or 0)) or 1.0
@@ -253,6 +268,8 @@ class Steering:
         if terms.mode is Mode.HYBRID:
             return self._stop(look, stop) if stop <= terms.budget else PostCopy("the first pass is done")
         ratio = self._ratio(look)
+        if ratio >= CONVERGES and self._outruns():
+            ratio = max(ratio, HOPELESS)
         rest = self._pending(look) / (self.bandwidth or 1.0)
         if ratio < CONVERGES and rest / (1 - ratio) + terms.extra < left:
             self._hopeless = None
@@ -265,7 +282,7 @@ class Steering:
         if stop <= terms.budget:
             self._hopeless = None
             return self._stop(look, stop) if late or self._at_minimum(look, ratio) else None
-        wait = max(PATIENCE_S, 2 * self._best / (self.bandwidth or 1.0))
+        wait = max(PATIENCE_S, 1.5 * self._best / (self.bandwidth or 1.0))
         if ratio < HOPELESS and not late and look.t - self._improved < wait:
             return None  # slowly, but it shrinks
         if terms.post_copy:
@@ -318,6 +335,10 @@ class Steering:
         return AllowDowntime(round(max(terms.start_downtime, min(need, most)), 3), text)
 
     def _why(self, look: Look, ratio: float) -> str:
+        if ratio >= HOPELESS and self._outruns():
+            seconds, size = self.terms.curve[0]
+            fast = f"the guest writes {Bytes(int(size))} within {show_duration(seconds)}"
+            return f"{fast} and {Bytes(int(self.bandwidth))}/s are sent: it would never end"
         rate = f"{Bytes(look.dirty_rate)}/s become dirty and {Bytes(int(self.bandwidth))}/s are sent"
         return f"{rate}: it would {'never end' if ratio >= CONVERGES else 'not end in time'}"
 

@@ -100,14 +100,16 @@ def curve(samples: list[Sample]) -> tuple[Point, ...]:
 
 
 def _used(memory: int, use: InUse, learned: Learned) -> tuple[Range, str]:
-    if learned.used:
-        top = float(memory)
-        u = learned.used
-        return Range(min(u.low, top), min(u.likely, top), min(u.high, top)), "earlier migrations of this VM"
+    """What holds more than zeros. What the VM used in an earlier migration is a lower bound: it may have grown."""
     inside = None if use.unused is None or use.available is None else float(max(0, use.available - use.unused))
     if use.resident is None:
+        if learned.used:
+            u, top = learned.used, float(memory)
+            return Range(min(u.low, top), min(u.likely, top), top), "earlier migrations of this VM"
         low = inside or 0.1 * memory
         return Range(low, max(low, 0.7 * memory), float(memory)), "nothing: most of it is taken to be in use"
     touched = float(min(memory, max(inside or 0.0, use.resident - OWN_BYTES)))
-    low = min(touched, inside if inside is not None else 0.3 * touched)
-    return Range(low, max(low, 0.85 * touched), touched), "what the QEMU process has in memory"
+    low = 0.4 * touched  # pages that were touched and hold zeros again cross as a few bytes
+    if learned.used:
+        low = min(touched, max(low, 0.9 * learned.used.low))
+    return Range(low, max(low, 0.9 * touched), touched), "what the QEMU process has in memory"

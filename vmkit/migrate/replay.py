@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from vmkit.errors import SpecError
-from vmkit.migrate.control import AllowDowntime, Decision, GiveUp, Look, Policy, PostCopy, Terms
+from vmkit.migrate.control import AllowDowntime, Decision, GiveUp, Look, Policy, PostCopy, Round, Terms, pending
 from vmkit.migrate.modes import Mode
-from vmkit.migrate.policies import policies
+from vmkit.migrate.policies import FORCED, policies
 from vmkit.system.files import open_regular, write_atomic
+from vmkit.values import Bytes, show_duration
 
 FORMAT: Final = 1
 _LIMIT: Final = 64 * 2**20
@@ -88,9 +89,17 @@ def replay(recording: Recording, policy: Policy) -> Replayed:
     terms = recording.terms
     allowed, taken = policy.start_downtime, 0
     carried = max([terms.link or 0, *(look.bandwidth for look in recording.looks)]) or 1
-    t = 0.0
+    t, iteration = 0.0, 1
+    rounds: list[Round] = []
+    # from the first decision on that was carried out, the recording shows what came of that one
+    steered = min((m.t for m in recording.made), default=float("inf"))
     for look in recording.looks:
+        if look.t > steered:
+            return Replayed(policy.name, "goes on", t, None, "from here on the recording was steered otherwise", taken)
         t = look.t
+        if look.iteration > iteration:
+            rounds.append(Round(look.t, look.remaining))
+            iteration = look.iteration
         decision = policy.step(look)
         taken += decision is not None
         match decision:
@@ -100,11 +109,11 @@ def replay(recording: Recording, policy: Policy) -> Replayed:
                 return Replayed(policy.name, "post-copy", t, None, why, taken)
             case GiveUp(why):
                 return Replayed(policy.name, "give up", t, None, why, taken)
-        # QEMU takes the rest of the first pass for more than it is until it has looked at the dirty log once
-        if look.iteration > 1 and look.remaining <= look.bandwidth * allowed:
-            stop = terms.extra + look.remaining / carried
-            why = f"{look.remaining} bytes fit into {round(allowed * 1000)} ms"
-            return Replayed(policy.name, "switch", t, round(stop * 1000), why, taken)
+        left = pending(look, rounds)
+        # near the end of a round QEMU looks at the dirty log anew before it stops the guest
+        if rounds and (left <= look.bandwidth * allowed or allowed >= FORCED):
+            why = f"{Bytes(left)} fit into the {show_duration(allowed)} allowed"
+            return Replayed(policy.name, "switch", t, round((terms.extra + left / carried) * 1000), why, taken)
     return Replayed(policy.name, "goes on", t, None, "the recording ends here", taken)
 
 
