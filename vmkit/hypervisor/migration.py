@@ -157,6 +157,21 @@ def network_of(host: Host, name: str) -> str | None:
         return None
 
 
+def comparable_cpu(cpu_xml: str, virt_type: str) -> str:
+    """The CPU without features that QEMU gives on any host and libvirt takes for missing. Pure.
+
+    QEMU's EPYC models have topoext, KVM can always show it to a guest, and it is never in what `-cpu host` switches on
+    by itself (QEMU, target/i386: no_autoenable_flags); that list is libvirt's idea of what the host has.
+    """
+    if virt_type != "kvm":
+        return cpu_xml
+    cpu = ET.fromstring(cpu_xml)  # noqa: S314 - libvirt's own answer
+    for feature in cpu.findall("feature"):
+        if feature.get("name") == "topoext":
+            cpu.remove(feature)
+    return ET.tostring(cpu, encoding="unicode")
+
+
 def cpu_shortcoming(host: Host, cpu_xml: str, *, arch: str, machine: str, virt_type: str) -> str | None:
     """What a host lacks for a guest CPU, as libvirt puts it; None if it can run it.
 
@@ -166,6 +181,7 @@ def cpu_shortcoming(host: Host, cpu_xml: str, *, arch: str, machine: str, virt_t
     Raises:
         UnsupportedError: the driver compares no CPUs, or knows no such model.
     """
+    cpu_xml = comparable_cpu(cpu_xml, virt_type)
     try:
         with translated("CPU comparison"):
             verdict = host.handle.compareHypervisorCPU(
