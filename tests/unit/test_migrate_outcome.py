@@ -12,7 +12,7 @@ from vmkit.errors import CancelledError, DeadlineError, EffectError, Indetermina
 from vmkit.hypervisor.domain import DomainState, JobStats
 from vmkit.hypervisor.migration import Sighting
 from vmkit.migrate.outcome import Action, Intent, Place, Seen, Verdict, classify, decide
-from vmkit.migrate.recovery import intent_of
+from vmkit.migrate.recovery import intent_of, no_resume
 from vmkit.migrate.session import Stop, StopReason, Transfer, failure
 from vmkit.migrate.settle import Settled
 
@@ -207,3 +207,36 @@ def test_other_ends() -> None:
     assert isinstance(failed, EffectError)
     assert "connection refused" in str(failed)
     assert "the VM runs on at qemu://a" in str(failed)
+
+
+def test_a_split_vm_is_never_called_failed() -> None:
+    error = error_of(Transfer(switched=2.0), settled(Place.SPLIT, Seen.BROKEN, Seen.BROKEN))
+    assert isinstance(error, IndeterminateError)
+    assert "stop neither" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "word"),
+    [
+        ((11, 4, 0), (11, 4, 0), None),
+        ((8, 5, 0), (11, 1, 0), None),
+        ((11, 3, 0), (11, 4, 0), "crash"),
+        ((11, 4, 0), (11, 2, 0), "crash"),
+        ((8, 4, 0), (11, 4, 0), "8.5"),
+    ],
+)
+def test_where_a_post_copy_can_be_taken_up(
+    here: tuple[int, int, int], there: tuple[int, int, int], word: str | None
+) -> None:
+    why = no_resume(here, there)
+    assert why is None if word is None else word in str(why)
+
+
+def test_a_transfer_that_was_given_up_says_why_and_what_to_try() -> None:
+    stop = Stop(StopReason.GAVE_UP, "it would never end", "try --mode hybrid")
+    error = error_of(Transfer(stop=stop, last=STATS), settled(Place.SOURCE))
+    assert isinstance(error, EffectError)
+    assert str(error) == "the migration of web1 was given up: it would never end; the VM runs on at qemu://a"
+    assert error.hint == "try --mode hybrid"
+    late = Stop(StopReason.GAVE_UP, "too slow", "", late=True)
+    assert isinstance(error_of(Transfer(stop=late), settled(Place.SOURCE)), DeadlineError)

@@ -183,6 +183,7 @@ def _carry_out(
             persistent=intent.persistent,
             autostart=guest.autostart,
             target_defined=intent.target_defined,
+            same_storage=same_storage(guest, case.meeting.files),
             downtime_before=_set_downtime(domain, request, ahead.terms),
         )
         entry.keep = True  # until it is known what became of it, whatever is raised

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vmkit.errors import ConflictError, IndeterminateError
+from vmkit.host.traps import POSTCOPY_RESUME
+from vmkit.migrate.facts import Version
 from vmkit.migrate.locks import vm_lock
 from vmkit.migrate.outcome import Intent, Place
 from vmkit.migrate.settle import Reach, Settled, settle
-from vmkit.progress import Reporter, silent
+from vmkit.progress import Note, Reporter, silent
 
 if TYPE_CHECKING:
     from vmkit.system.journal import Entry
@@ -22,6 +25,8 @@ CONNECT_S: Final = 5.0
 """A host that is down must not hold up every vmkit command for longer than this: the entry is kept for the next."""
 
 UNTOUCHED: Final = "preflight"
+RESUME_SINCE: Final = (8, 5, 0)
+"""VIR_MIGRATE_POSTCOPY_RESUME."""
 
 
 def intent_of(phase: str, data: dict[str, Any]) -> Intent:
@@ -60,11 +65,55 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
         stack.callback(target.close)
         entry.advance("recovery")
         settled = settle(source, target, uuid, intent, patience=PATIENCE_S, silence=SILENCE_S, reporter=reporter)
+        if settled.verdict.place is Place.SPLIT:
+            settled = _take_up(settled, source, target, uuid, intent, data, reporter)
         if settled.verdict.place is Place.TARGET:
             finish_definition(target, uuid, data)
         elif settled.verdict.place is Place.SOURCE:
             restore_downtime(source, uuid, data)
     return f"{head}; {_tell(settled, entry, here, there)}"
+
+
+def _take_up(
+    settled: Settled, source: Reach, target: Reach, uuid: str, intent: Intent, data: dict[str, Any], reporter: Reporter
+) -> Settled:
+    """Go on with a post-copy that was cut off, where both libvirts can; else the verdict stays as it was.
+
+    Raises:
+        UnreachableError: a host stopped answering.
+    """
+    from vmkit.errors import VmkitError
+    from vmkit.hypervisor.migration import Options, migrate_live
+
+    here, there = source.domain(uuid), target.domain(uuid)
+    if here is None or there is None:
+        return settled
+    if why := no_resume(here.host.libvirt_version(), there.host.libvirt_version()):
+        return replace(settled, trouble=(*settled.trouble, why))
+    reporter(Note(f"taking up the post-copy of {here.name}"))
+    try:
+        migrate_live(
+            here,
+            there.host,
+            persistent=intent.persistent,
+            same_storage=data.get("same_storage", False),
+            options=Options(post_copy=True),
+            resume=True,
+        )
+    except VmkitError as e:
+        return replace(settled, trouble=(*settled.trouble, f"taking it up: {e.message}"))
+    return settle(source, target, uuid, intent, patience=PATIENCE_S, silence=SILENCE_S, reporter=reporter)
+
+
+def no_resume(here: Version, there: Version) -> str | None:
+    """Why a post-copy between these libvirts cannot be taken up; None if it can. Pure."""
+    if min(here, there) < RESUME_SINCE:
+        return (
+            "libvirt takes up a post-copy since 8.5: bring both hosts there (their VMs stay), then: vmkit jobs resolve"
+        )
+    if any(POSTCOPY_RESUME.catches(v) for v in (here, there)):
+        return f"{POSTCOPY_RESUME.harm}: bring both to 11.4 or newer (VMs run on), then: vmkit jobs resolve"
+    return None
 
 
 def finish_definition(target: Reach, uuid: str, data: dict[str, Any]) -> None:
@@ -103,6 +152,11 @@ def _tell(settled: Settled, entry: Entry, here: str, there: str) -> str:
         entry.keep = True
         return f"not settled yet: {settled.verdict.why} ({'; '.join(settled.trouble)})"
     name = entry.record.subject
+    if settled.verdict.place is Place.SPLIT:
+        raise IndeterminateError(
+            f"the migration of {name} is cut off: {settled.verdict.why}",
+            hint="; ".join(settled.trouble) or "stop neither; mend the network between them, then: vmkit jobs resolve",
+        )
     raise IndeterminateError(
         f"the outcome of the migration of {name} is not known: {settled.verdict.why}",
         hint=f"look at both: virsh -c '{here}' domstate {name} --reason; virsh -c '{there}' domstate {name} --reason; "
