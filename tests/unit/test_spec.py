@@ -179,6 +179,14 @@ def test_numa_node(numa: object, node: int | None) -> None:
     assert parse({"name": "x", "numa": numa}).numa_node == node
 
 
+def test_what_yaml_takes_for_booleans_and_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "vm.yaml"
+    file.write_text("name: a\nvcpus: 2\npinning: [2, 4-5]\nnics: [{vhost: on}, {vhost: off}]\n")
+    (spec,) = load(file)
+    assert spec.pinning == ("2", "4-5")
+    assert [n.vhost.value for n in spec.nics] == ["on", "off"]
+
+
 def test_memory_auto_is_left_open() -> None:
     assert parse({"name": "x", "memory": "auto"}) == parse({"name": "x"})
 

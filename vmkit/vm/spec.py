@@ -134,10 +134,8 @@ def parse(data: Any, *, at: str = "") -> VmSpec:
         return data
     if not isinstance(data, dict):
         raise SpecError(f"a VM is a mapping, not {type(data).__name__}", path=at, hint="begin with 'name: web1'")
-    if data.get("memory") == "auto":
-        data = {k: v for k, v in data.items() if k != "memory"}
     try:
-        spec = msgspec.convert(data, VmSpec, dec_hook=_decode, str_keys=True)
+        spec = msgspec.convert(_as_meant(data), VmSpec, dec_hook=_decode, str_keys=True)
     except msgspec.ValidationError as e:
         raise _spec_error(str(e), at) from e
     check_vm(spec, at)
@@ -186,6 +184,22 @@ def dump(spec: VmSpec) -> dict[str, Any]:
     """The spec as plain data, defaults left out: what `parse` takes."""
     # Lists where msgspec has tuples, so that it equals what comes back from JSON.
     plain: dict[str, Any] = to_plain(msgspec.to_builtins(spec, enc_hook=lambda v: int(v), str_keys=True))
+    return plain
+
+
+def _as_meant(data: dict[Any, Any]) -> dict[Any, Any]:
+    """What YAML makes of words and numbers that are text here: `vhost: on` is a boolean to it, `pinning: [2]` a number."""
+    plain = dict(data)
+    if plain.get("memory") == "auto":
+        del plain["memory"]
+    if isinstance(pins := plain.get("pinning"), list | tuple):
+        plain["pinning"] = [str(p) if isinstance(p, int) and not isinstance(p, bool) else p for p in pins]
+    if isinstance(nics := plain.get("nics"), list | tuple):
+        words = {True: "on", False: "off"}
+        plain["nics"] = [
+            {**n, "vhost": words[n["vhost"]]} if isinstance(n, dict) and isinstance(n.get("vhost"), bool) else n
+            for n in nics
+        ]
     return plain
 
 
