@@ -188,7 +188,7 @@ def dump(spec: VmSpec) -> dict[str, Any]:
 
 
 def _as_meant(data: dict[Any, Any]) -> dict[Any, Any]:
-    """What YAML makes of words and numbers that are text here: `vhost: on` is a boolean to it, `pinning: [2]` a number."""
+    """Text that YAML takes for something else: to it `vhost: on` is a boolean, and `pinning: [2]` a number."""
     plain = dict(data)
     if plain.get("memory") == "auto":
         del plain["memory"]
