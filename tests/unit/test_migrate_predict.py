@@ -72,6 +72,12 @@ def test_a_guest_that_outruns_the_link() -> None:
     assert stop.downtime.likely == pytest.approx(100 / 300 + 0.06, rel=0.05)
 
 
+def test_a_guest_that_could_not_be_watched_is_not_promised_anything() -> None:
+    found = predict(measured(), TERMS)
+    assert found[Mode.PRE_COPY].verdict == "unsure"
+    assert "could not be measured" in found[Mode.PRE_COPY].why
+
+
 def test_standing_still_all_the_while() -> None:
     p = predict(OUTRUNS, replace(TERMS, budget=10.0))[Mode.STOP_COPY]
     assert p.downtime.likely == pytest.approx(6.06, rel=0.02)

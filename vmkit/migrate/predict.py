@@ -135,6 +135,8 @@ def predict(measured: Measured, terms: Terms) -> dict[Mode, Prediction]:
         downtime = _range([r.downtime for r in runs])
         sent = _range([r.sent for r in runs])
         verdict, why = _verdict(mode, runs, total, downtime, sent, terms)
+        if not measured.dirty and mode in (Mode.PRE_COPY, Mode.HYBRID):
+            verdict, why = "unsure", f"{why}, if the guest changes nothing meanwhile: that could not be measured"
         found[mode] = Prediction(mode, total, downtime, sent, runs[1].rounds, runs[1].converges, verdict, why)
     return found
 
