@@ -4,12 +4,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define KEEP __attribute__((noinline, noclone))
 
 static volatile unsigned long counter;
-static int limits[4] = {10, 20, 30, 40};
+#if defined RESIZED
+static volatile int limits[6] = {10, 20, 30, 40};
+#elif defined REVALUED
+static volatile int limits[4] = {10, 20, 30, 41};
+#else
+static volatile int limits[4] = {10, 20, 30, 40};
+#endif
 static const char *const names[] = {"zero", "one", "two", "three", "four", "five"};
 static char last[32];
 
@@ -86,7 +93,28 @@ KEEP int weigh(int kind, int n) {
     }
 }
 
-#ifdef GLOBAL
+/* What a patch cannot bring. */
+struct part {
+#ifdef LAYOUT
+    long added;
+#endif
+    int size, weight;
+};
+KEEP int part_size(const struct part *p) { return p->size + p->weight; }
+static struct part *volatile current;
+
+#if defined RESIZED || defined REVALUED
+KEEP int remember(int n) { return n + limits[n & 3]; }
+#elif defined IMPORT
+KEEP int remember(int n) { return getpriority(PRIO_PROCESS, 0) + n; }
+#elif defined LARGE
+static volatile int sink;
+#define FOUR(x) x x x x
+KEEP int remember(int n) {
+    FOUR(FOUR(FOUR(FOUR(FOUR(sink += n * 12345;)))))
+    return n;
+}
+#elif defined GLOBAL
 static int history[16];
 KEEP int remember(int n) { return history[n & 15]++ + n; }
 #else
@@ -128,6 +156,8 @@ static void serve(char *line) {
     case 'q': printf("%d\n", quota(kind)); break;
     case 's': printf("%d\n", store(line + 2)); break;
     case 'w': printf("%d\n", weigh(kind, 7)); break;
+    case 'k': limits[1] += kind, limits[2] += kind, limits[3] -= kind; break;
+    case 'p': printf("%d\n", current ? part_size(current) : 0); break;
     case 'l': printf("%d\n", waits(kind)); break;
     case 'r': printf("%d\n", remember(kind)); break;
     default: printf("%lu %s\n", counter, last);

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.hotfix_builds import Server, answers, build, hotfixes
-from vmkit.errors import EffectError
+from vmkit.errors import EffectError, RefusedError
+from vmkit.hotfix.api import Hotfixes
 from vmkit.hotfix.unwind import Unwinder
 from vmkit.hypervisor.host import Host
 from vmkit.system.elf import read_binary
@@ -49,7 +50,7 @@ def expected(builds: dict[str, Path]) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("out_of_line", [False, True], ids=["in place where it fits", "out of line"])
-@pytest.mark.parametrize("kind", ["-O0", "-O1", "-O2", "-Os", "-fixed"])
+@pytest.mark.parametrize("kind", ["-O0", "-O1", "-O2", "-Os", "-fixed", "-bare"])
 def test_an_old_process_does_what_the_new_build_does(
     home: Path, builds: dict[str, Path], expected: list[str], tmp_path: Path, kind: str, out_of_line: bool
 ) -> None:
@@ -97,6 +98,57 @@ def test_one_function_alone(
         assert server.code() == code
     finally:
         server.stop()
+
+
+def test_the_functions_that_really_changed(builds: dict[str, Path]) -> None:
+    fixes = Hotfixes(lambda: pytest.fail("a host was asked"))
+    changed = {"version", "quota", "store", "weigh", "waits"}
+    for kind in ("-O0", "-O1", "-O2", "-Os", "-fixed"):
+        report = fixes.diff(builds[f"old{kind}"], builds[f"new{kind}"])
+        found = {c.name: c.kind for c in report.changed if ".cold" not in c.name}
+        assert {n for n, k in found.items() if k in ("changed", "constants")} == changed, kind
+        assert {n for n, k in found.items() if k == "new"} == {"checked", "unrelated"}, kind
+        assert len(found) == 7
+        assert found["version"] == "constants"
+    # Without symbols it is the same functions, by their addresses.
+    binary = read_binary(builds["old-O2"])
+    report = fixes.diff(builds["old-bare"], builds["new-bare"])
+    old = {int(c.old, 16) for c in report.changed if c.kind in ("changed", "constants")}
+    assert old == {binary.symbol(n) for n in changed}
+    assert [c.kind for c in report.changed].count("new") == 2
+    assert report.stripped
+    (one,) = fixes.diff(builds["old-O2"], builds["new-O2"], ["version"]).changed
+    assert [(line.mark, line.old.partition("  ")[2], line.new.partition("  ")[2]) for line in one.lines] == [
+        ("|", "mov eax, 1", "mov eax, 2"),
+        (" ", "ret", "ret"),
+    ]
+
+
+REFUSED = {
+    "a new global variable": (["-DGLOBAL"], [], "remember uses history, a global variable that the old build does not"),
+    "a global of another size": (["-DRESIZED"], [], "limits, whose size changes from 16 to 24 bytes"),
+    "a global of another value": (["-DREVALUED"], [], "limits, whose initial value differs"),
+    "an import": (["-DIMPORT"], [], "getpriority, which the old build does not import"),
+    "a structure of another layout": (["-DLAYOUT"], [], "offsets from pointers differ"),
+    "more than there is room for": (["-DLARGE"], [], "no room for remember: .* bytes are needed"),
+    "one function of several": (["-DNEW"], ["quota"], None),
+    "a function that does not differ": (["-DNEW"], ["scale"], "does the same in both builds"),
+    "a function that is nowhere": (["-DNEW"], ["nothing"], "is in neither build"),
+    "a function that is new": (["-DNEW"], ["unrelated"], "in the new build only"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_patched_is_refused_with_the_reason(builds: dict[str, Path], tmp_path: Path, name: str) -> None:
+    flags, functions, words = REFUSED[name]
+    new = build(tmp_path, "other", *flags)
+    fixes = Hotfixes(lambda: pytest.fail("a host was asked"))
+    if words is None:
+        assert fixes.make_from_builds(builds["old-O2"], new, id="x", functions=functions).notes
+        return
+    with pytest.raises(RefusedError, match=words):
+        fixes.make_from_builds(builds["old-O2"], new, id="x", functions=functions, path=tmp_path / "x.toml")
+    assert not (tmp_path / "x.toml").exists()
 
 
 def test_a_thread_that_will_return_to_the_old_body(home: Path, builds: dict[str, Path], tmp_path: Path) -> None:

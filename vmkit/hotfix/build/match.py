@@ -6,8 +6,9 @@ import enum
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Final
 
@@ -15,6 +16,7 @@ from vmkit.hotfix.build.code import Body, base_name
 from vmkit.hotfix.build.program import Named, Program
 
 _NUMBER = re.compile(r"(?<![\w@])-?(?:0x[0-9a-f]+|\d+)\b")
+_PLAIN = re.compile(r"\[(r\w+)\]")
 _MEMORY = re.compile(r"\[[^\]]*\]")
 
 
@@ -70,7 +72,12 @@ class Pairing:
         self._forms: dict[tuple[bool, int], tuple[str, ...]] = {}
         pairs = dict(_by_name(old.functions, new.functions))
         pairs |= self._by_form(pairs)
-        pairs |= _by_neighbours(old.functions, new.functions, pairs)
+        self._without_symbols = old.stripped or new.stripped
+        if self._without_symbols:
+            self._follow_calls(pairs)
+        pairs |= _by_neighbours(old.functions, new.functions, pairs, self._same_form)
+        if self._without_symbols:
+            self._follow_calls(pairs)
         self.pairs = sorted(pairs.items())
         self.new_of = pairs
         self.old_of = {n: o for o, n in self.pairs}
@@ -123,10 +130,16 @@ class Pairing:
         a, b = self.old.read(old.address, old.size), self.new.read(new.address, new.size)
         if a == b and not _refers(a):
             return True
-        return self.form(self.old, old) == self.form(self.new, new)
+        if self.form(self.old, old) != self.form(self.new, new):
+            return False
+        # Without symbols, forms do not say which function is called.
+        called = self._called(old, new) if self._without_symbols else []
+        return all(self.new_of.get(f, g) == g and self.old_of.get(g, f) == f for f, g in called)
 
     def _judge(self, old: Named, new: Named) -> Difference:
         a, b = self.form(self.old, old), self.form(self.new, new)
+        if a == b:
+            return Difference(Kind.CHANGED, old, new, "the same instructions, but it calls other functions")
         if [_numberless(t) for t in a] == [_numberless(t) for t in b]:
             changed = [(x, y) for x, y in zip(a, b, strict=True) if x != y]
             moved = [(x, y) for x, y in changed if _offsets(x) != _offsets(y)]
@@ -134,12 +147,44 @@ class Pairing:
             what = "offsets from pointers" if moved else "numbers"
             why = f"{what} in {len(moved or changed)} of {len(a)} instructions: {shown[0]} -> {shown[1]}"
             return Difference(kind, old, new, why)
-        import difflib
-
-        same = sum(m.size for m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks())
+        same = sum(m.size for m in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks())
         calls = sorted({t for t in b if t.startswith("call")} ^ {t for t in a if t.startswith("call")})
         more = f"; calls: {', '.join(_signed(c, b) for c in calls[:4])}" if calls else ""
         return Difference(Kind.CHANGED, old, new, f"{len(a) - same} instructions went, {len(b) - same} came{more}")
+
+    def _called(self, old: Named, new: Named) -> list[tuple[Named, Named]]:
+        """Functions that the two call, or take the address of, at the same place of what they have in common."""
+        ours = [i for i in self.body(self.old, old).insns if not i.fills]
+        theirs = [i for i in self.body(self.new, new).insns if not i.fills]
+        a, b = self.form(self.old, old), self.form(self.new, new)
+        blocks = [(0, 0, len(a))] if a == b else SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
+        found = []
+        for i, j, length in blocks:
+            for x, y in zip(ours[i : i + length], theirs[j : j + length], strict=True):
+                left, right = self.body(self.old, old).ref(x), self.body(self.new, new).ref(y)
+                if left is None or right is None:
+                    continue
+                f, g = self.old.function_at(left.target), self.new.function_at(right.target)
+                if f and g and left.target == f.address and right.target == g.address:
+                    found.append((f, g))
+        return found
+
+    def _follow_calls(self, pairs: dict[Named, Named]) -> None:
+        """Add functions that pairs call at the same places, unless one says otherwise; those add theirs in turn."""
+        fresh = list(pairs.items())
+        votes: dict[Named, Counter[Named]] = defaultdict(Counter)
+        while fresh:
+            for old, new in fresh:
+                for f, g in self._called(old, new):
+                    votes[f][g] += 1
+            taken = set(pairs.values())
+            agreed = [(f, next(iter(c))) for f, c in votes.items() if f not in pairs and len(c) == 1]
+            wanted = Counter(g for _, g in agreed)
+            fresh = [(f, g) for f, g in agreed if g not in taken and wanted[g] == 1]
+            pairs.update(fresh)
+
+    def _same_form(self, old: Named, new: Named) -> bool:
+        return self.form(self.old, old) == self.form(self.new, new)
 
     def _by_form(self, known: dict[Named, Named]) -> dict[Named, Named]:
         """Pairs of the rest whose forms are the same and, among the rest, in no other function. Short ones are left."""
@@ -175,16 +220,24 @@ def _unique(found: Iterable[Named], key: object) -> dict[object, Named]:
     return {k: v[0] for k, v in groups.items() if len(v) == 1}
 
 
-def _by_neighbours(ours: tuple[Named, ...], theirs: tuple[Named, ...], known: dict[Named, Named]) -> dict[Named, Named]:
-    """Of those left between two pairs that follow each other in both builds: as many on both sides go in order."""
+def _by_neighbours(
+    ours: tuple[Named, ...],
+    theirs: tuple[Named, ...],
+    known: dict[Named, Named],
+    same_form: Callable[[Named, Named], bool],
+) -> dict[Named, Named]:
+    """Of those left between two pairs that follow each other in both builds: as many on both sides go in order.
+
+    Where there are more than three, only those of the same form do.
+    """
     position = {f: i for i, f in enumerate(theirs)}
     anchors = [(-1, -1), *((i, position[known[f]]) for i, f in enumerate(ours) if f in known), (len(ours), len(theirs))]
     found = {}
     for (a, b), (c, d) in itertools.pairwise(anchors):
-        if b < d and c - a == d - b and 1 < c - a <= 4:
-            for i in range(1, c - a):
-                if _alike(ours[a + i], theirs[b + i]):
-                    found[ours[a + i]] = theirs[b + i]
+        if b < d and c - a == d - b:
+            for f, g in zip(ours[a + 1 : c], theirs[b + 1 : d], strict=True):
+                if (c - a <= 4 and _alike(f, g)) or same_form(f, g):
+                    found[f] = g
     return found
 
 
@@ -199,7 +252,7 @@ def _refers(code: bytes) -> bool:
 
 
 def _numberless(text: str) -> str:
-    return _NUMBER.sub("#", text)
+    return _NUMBER.sub("#", _PLAIN.sub(r"[\1 + #]", text))
 
 
 def _offsets(text: str) -> list[str]:
