@@ -258,3 +258,32 @@ def test_picture_is_svg_with_every_figure() -> None:
     for part in ("95 %", "4.0 %", "AHCI (KVM)", "EPT/NPT: 95-98 %", "host: 3,000 events/s", "itself a guest of QEMU"):
         assert part in text
     assert ET.fromstring(draw(run_of())).tag.endswith("svg")
+
+
+def test_programs_are_unpacked_into_one_folder_and_nowhere_else(tmp_path: Path) -> None:
+    import tarfile
+
+    from vmkit.errors import UnsupportedError
+    from vmkit.image import bench
+    from vmkit.image.manifest import Image, ImageFile, ImageKind
+    from vmkit.values import Bytes
+
+    source = tmp_path / "file"
+    source.write_text("x")
+    archive = tmp_path / "programs.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in (*bench.PROGRAMS, bench.LOADER, "../../outside"):
+            tar.add(source, f"{bench.FOLDER}/{name}")
+    file = ImageFile(archive, "0" * 64, Bytes(1))
+    image = Image("bench", ImageKind.MICRO, "x86_64", "", "", programs=file)
+    out = tmp_path / "a" / "b"
+    out.mkdir(parents=True)
+    bench.unpack(image, out)
+    assert (out / "bench" / "fio").stat().st_mode & 0o111
+    assert (out / "bench" / "outside").exists()
+    assert not (tmp_path / "outside").exists()
+    archive.write_bytes(b"no archive")
+    with pytest.raises(UnsupportedError, match="cannot be unpacked"):
+        bench.unpack(image, out)
+    with pytest.raises(UnsupportedError, match="no programs"):
+        bench.unpack(Image("bench", ImageKind.MICRO, "x86_64", "", ""), out)

@@ -1,0 +1,87 @@
+"""Measuring on a real (nested) KVM: hardware paging, shadow page tables and emulation side by side."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import pytest
+
+from tests.lab_kvm.conftest import KvmHost
+from vmkit.client import Client
+from vmkit.errors import VmkitError
+from vmkit.host.measured import Area, Measured, Mode, parse
+from vmkit.image.manifest import Image
+from vmkit.lab.api import Labs
+
+
+@pytest.fixture(scope="module")
+def bench_image() -> Image:
+    images = Client().images
+    try:
+        return images.get("bench")
+    except VmkitError:
+        return images.build_bench()
+
+
+def bring(host: KvmHost, image: Image) -> None:
+    """Copy the image into the host, unless it was there when the host was made."""
+    folder = f"/var/lib/vmkit/images/{image.name}"
+    if host.sh(f"test -e {folder}/manifest.json", check=False).status == 0:
+        return
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(image.files[0].path.parent, image.name)
+    argv = ["tar", "-C", "/var/lib/vmkit/images", "-xf", "-"]
+    done = Labs().run(host.lab.name, argv, stdin=packed.getvalue(), timeout=900)
+    assert done.status == 0, done.stderr
+
+
+def measure(host: KvmHost, *words: str) -> Measured:
+    done = host.vmkit("bench", "host", *words, "-o", "json", timeout=1500)
+    assert json.loads(done.stdout)["format"] == 1
+    return parse(done.stdout)
+
+
+def test_hardware_paging_is_ahead_of_shadow_paging_is_ahead_of_emulation(
+    shadow_host: KvmHost, bench_image: Image
+) -> None:
+    bring(shadow_host, bench_image)
+    words = ["--workloads", "integer,processes", "--modes", "kvm-nested,kvm-shadow,tcg", "--shadow", "--quick"]
+    found = measure(shadow_host, *words)
+
+    def median(area: Area, workload: str, mode: Mode) -> float:
+        result = found.find(area, workload, mode)
+        assert result, (found.results, found.skipped)
+        return result.median
+
+    forks = [median(Area.MEMORY, "processes", m) for m in (Mode.NESTED, Mode.SHADOW, Mode.TCG)]
+    assert forks[0] > forks[1], forks
+    integers = [median(Area.CPU, "integer", m) for m in (Mode.NESTED, Mode.SHADOW, Mode.TCG)]
+    assert min(integers[:2]) > integers[2], integers
+    # Nothing is left, and KVM is as it was.
+    left = shadow_host.sh("virsh list --all --name; cat /sys/module/kvm_amd/parameters/npt; ls /var/lib/vmkit/jobs")
+    assert left.stdout.split() == ["N"]
+
+
+def test_what_a_killed_bench_left_is_taken_away_by_the_next_command(shadow_host: KvmHost, bench_image: Image) -> None:
+    bring(shadow_host, bench_image)
+    script = """
+        vmkit bench host --workloads integer --modes kvm-nested --shadow --seconds 60 >/dev/null 2>&1 &
+        pid=$!
+        for i in $(seq 600); do
+          virsh list --name | grep -q vmkit-bench && break
+          sleep 0.5
+        done
+        sleep 1
+        kill -9 $pid
+        cat /sys/module/kvm_amd/parameters/npt
+        vmkit jobs >/dev/null
+        cat /sys/module/kvm_amd/parameters/npt
+        virsh list --all --name
+    """
+    done = shadow_host.sh(script, timeout=900)
+    assert done.stdout.split() == ["Y", "N"]
+    assert "measuring" in done.stderr
+    assert "kvm_amd has npt=N again" in done.stderr
