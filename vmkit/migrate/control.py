@@ -25,6 +25,9 @@ CONVERGES: Final = 0.97
 shrink enough to wait for."""
 HOPELESS: Final = 1.1
 """The same, from which on no later round can be expected to be smaller."""
+ROUGHLY: Final = 0.8
+"""The same, from which on a guest that was seen to outrun the link is taken to do so still: the start of a round is
+seen up to one look late, so that a round of the same size may seem smaller."""
 PATIENCE_S: Final = 3.0
 """How long a transfer that cannot end may show that it can after all (a guest whose load comes in bursts)."""
 STALL_SHARE: Final = 0.96
@@ -268,7 +271,7 @@ class Steering:
         if terms.mode is Mode.HYBRID:
             return self._stop(look, stop) if stop <= terms.budget else PostCopy("the first pass is done")
         ratio = self._ratio(look)
-        if ratio >= CONVERGES and self._outruns():
+        if ratio >= ROUGHLY and self._outruns():
             ratio = max(ratio, HOPELESS)
         rest = self._pending(look) / (self.bandwidth or 1.0)
         if ratio < CONVERGES and rest / (1 - ratio) + terms.extra < left:
