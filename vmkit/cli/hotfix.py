@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from vmkit.hotfix.build.make import Changed
 
 _SOURCE = click.argument("source", metavar="PATCHFILE|ID")
+_KINDS = {
+    "changed": "other instructions",
+    "constants": "the same instructions with other numbers in them: line numbers of assertions, or a changed constant",
+    "layout": "other offsets from pointers alone: members of a structure have moved, so none of these can be patched",
+    "gone": "in the old build only: removed, renamed, inlined, or not told apart from others of the same form",
+    "new": "in the new build only",
+}
+"""What became of a function (vmkit.hotfix.build.match.Kind), in words."""
+
 _FILE = click.Path(path_type=Path)
 _UNSIGNED = click.option("--allow-unsigned", is_flag=True, help="Take a patch that no trusted key has signed.")
 _PAUSE = click.option(
@@ -121,6 +130,10 @@ def diff(obj: Context, old: Path, new: Path, functions: tuple[str, ...], output:
     else:
         columns = [("FUNCTION", "name"), ("KIND", "kind"), ("FILE", "file"), ("WHY", "why")]
         render.emit(report.changed, output=output, columns=columns)
+        counts = {k: sum(c.kind == k for c in report.changed) for k in _KINDS}
+        for kind, count in counts.items():
+            if count:
+                render.note(f"{count} {kind}: {_KINDS[kind]}")
         told = "bounds and instructions, for want of symbols" if report.stripped else "symbol"
         render.note(f"{report.paired} functions paired by {told}; {report.same} do the same in both builds")
 

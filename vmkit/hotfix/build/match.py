@@ -232,12 +232,11 @@ def _by_neighbours(
     """
     position = {f: i for i, f in enumerate(theirs)}
     anchors = [(-1, -1), *((i, position[known[f]]) for i, f in enumerate(ours) if f in known), (len(ours), len(theirs))]
-    found = {}
+    found: dict[Named, Named] = {}
     for (a, b), (c, d) in itertools.pairwise(anchors):
         if b < d and c - a == d - b:
-            for f, g in zip(ours[a + 1 : c], theirs[b + 1 : d], strict=True):
-                if (c - a <= 4 and _alike(f, g)) or same_form(f, g):
-                    found[f] = g
+            pairs = zip(ours[a + 1 : c], theirs[b + 1 : d], strict=True)
+            found |= {f: g for f, g in pairs if (c - a <= 4 and _alike(f, g)) or same_form(f, g)}
     return found
 
 
