@@ -20,8 +20,9 @@ from vmkit.system.process import ProcessId, spawn
 
 BOOT_WITHIN: Final = 600.0
 """Seconds for a host to boot. It takes 30 on two quiet cores under TCG (measured)."""
-SETTLE_WITHIN: Final = 300.0
+SETTLE_WITHIN: Final = 600.0
 """Seconds for a host to take on its identity. It takes 5 (measured)."""
+_SAY_AGAIN: Final = 3.0
 _LOAD_WITHIN: Final = 180.0
 _SAVE_WITHIN: Final = 180.0
 
@@ -138,12 +139,25 @@ def booted(machine: Machine, channel: LineSocket, advance: Callable[[float], Non
 def settle(machine: Machine, channel: LineSocket, advance: Callable[[str], None]) -> None:
     """Give a host the word to take on its identity, and wait until it has.
 
+    The word is said until there is an answer: a port that is opened at both ends while the machine is loaded may lose
+    what is sent just then.
+
     Raises:
         EffectError: it could not, and says why; or it ended.
         DeadlineError: it did not in time.
     """
-    channel.send(f"go {time.time():.3f}")
-    for line in _said(machine, channel, SETTLE_WITHIN, lambda _: None, "the identity"):
+    heard = False
+    again = Deadline(0.0)
+
+    def say(_seconds: float) -> None:
+        nonlocal again
+        if not heard and again.passed:
+            channel.send(f"go {time.time():.3f}")
+            again = Deadline(_SAY_AGAIN)
+
+    say(0.0)
+    for line in _said(machine, channel, SETTLE_WITHIN, say, "the identity"):
+        heard = True
         word, _, rest = line.partition(" ")
         if word == "settled":
             return
