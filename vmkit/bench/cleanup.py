@@ -12,8 +12,8 @@ from vmkit.hypervisor.host import Host
 from vmkit.vm.machine import Vm
 
 
-def remove_vms(host: Host) -> list[str]:
-    """Delete every VM of a bench; returns what went.
+def remove_vms(host: Host, only: str | None = None) -> list[str]:
+    """Delete every VM of a bench, or only the one of a name; returns what went.
 
     Raises:
         VmkitError: one of them cannot be deleted.
@@ -21,7 +21,7 @@ def remove_vms(host: Host) -> list[str]:
     removed: list[str] = []
     names = {Guest(mode).name for mode in COMPUTE}
     for domain in host.domains():
-        if domain.name in names:
+        if domain.name in names and only in (None, domain.name):
             try:
                 Vm(domain).delete(force=True)
             except NotFoundError:

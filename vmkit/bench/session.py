@@ -163,6 +163,8 @@ class Session:
             except CancelledError:
                 raise
             except VmkitError as e:
+                # It would take time from those that are measured.
+                remove_vms(self._host, guest.name)
                 self.skipped.append(Skipped(guest.mode, f"the guest did not get ready: {e.message}"))
                 self._reporter(Note(f"{guest.mode.value} is left out: {e.message}", warning=True))
                 continue
