@@ -169,9 +169,10 @@ def test_stopped_and_deleted_guests_give_everything_back(
 KILLED = f"""
 vmkit create gone --image micro --memory 128M --accel kvm --nic io=sriov,pf=pf0,mac={MAC1},vlan={VLAN} >/tmp/gone 2>&1 &
 pid=$!
-i=0
 until [ -e /sys/bus/pci/drivers/vfio-pci/$1 ]; do
-  i=$((i + 1)); [ -d /proc/$pid ] || {{ cat /tmp/gone; exit 1; }}
+  while read -r line; do
+    case $line in error*) cat /tmp/gone; exit 1 ;; esac
+  done </tmp/gone
 done
 kill -9 $pid
 wait $pid || true
