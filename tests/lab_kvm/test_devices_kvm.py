@@ -167,6 +167,7 @@ def test_stopped_and_deleted_guests_give_everything_back(
 
 
 KILLED = f"""
+: >/tmp/gone
 vmkit create gone --image micro --memory 128M --accel kvm --nic io=sriov,pf=pf0,mac={MAC1},vlan={VLAN} >/tmp/gone 2>&1 &
 pid=$!
 until [ -e /sys/bus/pci/drivers/vfio-pci/$1 ]; do
