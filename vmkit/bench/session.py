@@ -25,7 +25,7 @@ from vmkit.system.journal import Entry, journalled
 from vmkit.vm.api import Vms
 from vmkit.vm.machine import Vm
 
-READY: Final = 600.0
+READY: Final = 1200.0
 """Seconds that a guest may take to get ready: a guest on TCG in a guest on TCG takes minutes."""
 SLOWEST: Final = 300.0
 """Seconds that a program may take to start and end, on top of the time it measures."""
