@@ -11,6 +11,9 @@ from vmkit.hypervisor.domain import Domain
 from vmkit.system.clock import Deadline
 from vmkit.system.process import Completed
 
+_PATIENCE = 60
+"""Seconds that the agent has for an answer: a guest that is busy, or on an emulator of an emulator, takes a while."""
+
 
 def answers(domain: Domain) -> bool:
     """Whether the guest agent answers a ping within a second or two."""
@@ -32,7 +35,7 @@ def run(domain: Domain, argv: Sequence[str], *, timeout: float = 60.0, stdin: by
     if stdin is not None:
         arguments["input-data"] = base64.b64encode(stdin).decode()
     try:
-        pid = domain.agent("guest-exec", arguments)["pid"]
+        pid = domain.agent("guest-exec", arguments, timeout=_PATIENCE)["pid"]
     except VmkitError as e:
         raise EffectError(
             f"cannot run '{argv[0]}' in {domain.name}: {e.message}",
@@ -41,7 +44,7 @@ def run(domain: Domain, argv: Sequence[str], *, timeout: float = 60.0, stdin: by
     deadline = Deadline(timeout)
     pause = 0.02
     while True:
-        status = domain.agent("guest-exec-status", {"pid": pid})
+        status = domain.agent("guest-exec-status", {"pid": pid}, timeout=_PATIENCE)
         if status["exited"]:
             break
         if deadline.passed:
