@@ -52,7 +52,18 @@ KEPT_TO = {
 }
 """Module -> the only folders that may import it."""
 
-HEAVY = {"capstone", "cryptography", "rich", "paramiko", "pyroute2", "elftools", "msgspec", "yaml", "libvirt", "libvirt_qemu"}
+HEAVY = {
+    "capstone",
+    "cryptography",
+    "rich",
+    "paramiko",
+    "pyroute2",
+    "elftools",
+    "msgspec",
+    "yaml",
+    "libvirt",
+    "libvirt_qemu",
+}
 """What `vmkit --help` must not load."""
 
 
@@ -194,7 +205,7 @@ def test_the_readme_shows_every_floor() -> None:
     section = readme.partition("## Architecture")[2].partition("\n## ")[0]
     for part in sorted({part_of(f) for f in modules()} - {""}):
         if (PACKAGE / part).is_dir():
-            assert f"{part}/" in section, f"the picture in README.md's architecture section lacks {part}/"
+            line = next((line for line in section.splitlines() if line.strip().startswith(f"{part}/")), None)
+            assert line, f"the picture in README.md's architecture section lacks {part}/"
             number = f"floor {FLOORS[part]}"
-            line = next(line for line in section.splitlines() if f"{part}/" in line)
             assert number in line, f"README.md: '{line.strip()}' should say {number}"
