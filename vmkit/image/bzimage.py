@@ -36,11 +36,15 @@ def uncompressed(kernel: bytes) -> bytes | None:
     payload = kernel[start : start + length]
     if not payload.startswith(_XZ):
         return None
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    hint = "apt-get update, and try again"
     try:
         # The kernel's build appends the size of the content, which is no part of the xz stream.
-        elf = lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(payload)
+        elf = stream.decompress(payload)
     except lzma.LZMAError as e:
-        raise UnsupportedError(f"the kernel cannot be unpacked: {e}", hint="apt-get update, and try again") from e
+        raise UnsupportedError(f"the kernel cannot be unpacked: {e}", hint=hint) from e
+    if not stream.eof:
+        raise UnsupportedError("the kernel cannot be unpacked: its end is missing", hint=hint)
     return elf if elf.startswith(_ELF) and has_pvh_entry(elf) else None
 
 
