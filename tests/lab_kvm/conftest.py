@@ -5,10 +5,9 @@ The host is `kvm_host`. On it:
 - KVM with nested paging (`/usr/lib/vmkit-lab/paging shadow|nested` switches while no guest runs; give it back).
 - 200 huge pages of 2 MiB; networks `default` (NAT) and `lab` (bridge br0, DHCP); pool `vmkit`; image `micro`.
 - vmkit itself, from this tree: `host.vmkit("create", "g1", "--image", "micro")`.
-- an igb card `pf0` at 0000:01:00.0, in an IOMMU group of its own, with up to 7 VFs. It and the virtio card `wire0` of
-  the same host are on one wire: what guests send through a VF is seen on `wire0` (`tcpdump -e -i wire0`), with the VLAN
-  tag that the card gave it, and an address on `wire0`, or on a VLAN interface above it, answers them. On the same wire
-  10.9.0.2 answers pings without a tag (10.9.0.0/24; take addresses from .50 on).
+- an igb card `pf0` at 0000:01:00.0, in an IOMMU group of its own, with up to 7 VFs. It, the virtio card `wire0` of the
+  same host and a user-mode network are ports of one hub; on that network 10.9.0.2 answers pings without a VLAN tag
+  (10.9.0.0/24; take addresses from .50 on).
 - PCI devices that share an IOMMU group: 0000:00:1f.0, .2 and .3.
 
 A test leaves the host as it found it: its VMs deleted, its VFs given back, pf0 up.

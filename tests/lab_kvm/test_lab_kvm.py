@@ -126,32 +126,3 @@ def test_exec_passes_words_streams_and_status_on(kvm_host: KvmHost) -> None:
     assert done.stderr == "".join(f"[{w}]" for w in words)
     assert done.returncode == 7
     assert vmkit("lab", "exec", kvm_host.lab.name, "--", "no-such-program").returncode == 127
-
-
-def test_what_leaves_a_virtual_function_is_seen_on_the_wire_with_its_tag(kvm_host: KvmHost) -> None:
-    """What others' tests lean on: pf0 and wire0 are on one wire, and the card's VLANs are real."""
-    done = kvm_host.sh(f"""
-        modprobe igbvf
-        echo 1 >/sys/bus/pci/devices/{PF}/sriov_numvfs
-        trap 'ip link delete wire0.5 2>/dev/null; echo 0 >/sys/bus/pci/devices/{PF}/sriov_numvfs' EXIT
-        ip link set pf0 vf 0 mac 52:54:00:00:0a:01 vlan 5
-        sleep 1
-        vf=$(ls /sys/bus/pci/devices/{PF}/virtfn0/net)
-        ip link add link wire0 name wire0.5 type vlan id 5
-        ip link set wire0.5 up
-        ip netns add vf
-        ip link set "$vf" netns vf
-        trap 'ip netns delete vf; ip link delete wire0.5; echo 0 >/sys/bus/pci/devices/{PF}/sriov_numvfs' EXIT
-        ip netns exec vf ip link set "$vf" address 52:54:00:00:0a:01 || true
-        ip netns exec vf ip link set "$vf" up
-        ip netns exec vf ip address add 10.55.0.1/24 dev "$vf"
-        ip address add 10.55.0.2/24 dev wire0.5
-        sleep 2
-        timeout 30 tcpdump -n -e -c 2 -i wire0 vlan 5 and icmp 2>/dev/null >/tmp/seen &
-        sleep 1
-        ip netns exec vf ping -c 3 -W 5 10.55.0.2 | tail -2
-        wait
-        cat /tmp/seen
-    """)
-    assert " 0% packet loss" in done.stdout, done.stdout + done.stderr
-    assert "vlan 5" in done.stdout
