@@ -30,7 +30,7 @@ def lab() -> None:
 @click.option("--iommu", is_flag=True, help="kvm: an IOMMU with interrupt remapping.")
 @click.option("--hugepages", type=int, metavar="N", help="kvm: set N pages of 2 MiB aside.")
 @click.option("--shadow", is_flag=True, help="kvm: no nested paging; KVM in the hosts uses shadow page tables.")
-@click.option("--memory", metavar="SIZE", help="kvm: memory of each host.  [default: 3G]")
+@click.option("--memory", metavar="SIZE", help="kvm: memory of each host.  [default: 2752M]")
 @click.option("--vcpus", type=int, metavar="N", help="kvm: virtual CPUs of each host.  [default: 2]")
 @output_option
 @click.pass_obj

@@ -121,7 +121,7 @@ def command(name: str, engine: Engine, options: KvmOptions, files: Files, base: 
         argv += ["-device", "intel-iommu,intremap=on"]  # comes before the devices that it is to govern
     argv += [*_disks(files), *_wires(files)]
     if options.sriov:
-        argv += _sriov(engine)
+        argv += _sriov()
     argv += ["-device", "virtio-rng-pci,addr=0x8", "-device", "vmgenid,guid=auto"]
     argv += ["-device", "virtio-serial-pci,id=ports,addr=0x9"]
     argv += ["-chardev", f"socket,id=channel,path={files.channel},server=on,wait=off"]
@@ -172,11 +172,8 @@ def _listening(path: Path) -> str:
     return f"server=on,addr.type=unix,addr.path={path}"
 
 
-def _sriov(engine: Engine) -> list[str]:
-    # QEMU 10.0.0 to 10.0.2 map the 64-bit registers of virtual functions wrongly; without a window there are none.
-    window = ["-global", "q35-pcihost.pci-hole64-size=0"] if (10, 0) <= engine.version < (10, 0, 3) else []
+def _sriov() -> list[str]:
     return [
-        *window,
         *("-device", "pcie-root-port,id=rp0,chassis=1,slot=1,addr=0x10"),
         *("-netdev", "hubport,id=pf,hubid=1"),
         *("-device", f"igb,bus=rp0,netdev=pf,mac={MAC_PF},romfile="),

@@ -13,7 +13,7 @@ from vmkit.errors import UnsupportedError, VmkitError
 from vmkit.lab import cache
 from vmkit.lab.kvm.command import Engine
 from vmkit.lab.kvm.image import check_builder, debootstrap
-from vmkit.lab.kvm.options import KvmOptions
+from vmkit.lab.kvm.options import LOW_MEMORY, KvmOptions
 from vmkit.progress import Finished, Note, Reporter
 from vmkit.system.clock import stopwatch
 from vmkit.system.process import find_program, run
@@ -47,6 +47,12 @@ def choose_engine(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]
         return _old_engine(reporter), reason
     if options.sriov and version < (8, 0):
         raise UnsupportedError(f"the SR-IOV card came with QEMU 8.0, and this is {_dotted(version)}")
+    if options.sriov and (10, 0) <= version < (10, 0, 3) and options.memory >= LOW_MEMORY:
+        # Measured with 10.0.2: the functions' registers are mapped where none are, and they never get a carrier.
+        raise UnsupportedError(
+            f"QEMU {_dotted(version)} cannot give a host of {options.memory} virtual functions that work",
+            hint=f"--memory 2752M, or anything else below {LOW_MEMORY}; or QEMU 10.0.3 or newer",
+        )
     if version < (7, 2):
         raise UnsupportedError(f"QEMU 7.2 or newer is needed, and this is {_dotted(version)}")
     return Engine(binary, version, accel), reason

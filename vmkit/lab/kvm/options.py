@@ -11,6 +11,9 @@ from vmkit.values import Bytes
 MAX_HOSTS: Final = 4
 MIN_MEMORY: Final = Bytes.parse("1G")
 HUGE_PAGE: Final = Bytes.parse("2M")
+LOW_MEMORY: Final = Bytes.parse("2816M")
+"""From here on q35 puts memory above 4 GiB too (pc_q35_init in QEMU's hw/i386/pc_q35.c), and SeaBIOS then the 64-bit
+registers of PCI cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class KvmOptions:
         iommu: an Intel IOMMU with interrupt remapping.
         hugepages: how many pages of 2 MiB are set aside.
         shadow: KVM in the host works without nested paging, on shadow page tables.
-        memory: of each host, huge pages included.
+        memory: of each host, huge pages included. The default is below LOW_MEMORY.
         vcpus: of each host.
     """
 
@@ -30,7 +33,7 @@ class KvmOptions:
     iommu: bool = False
     hugepages: int = 0
     shadow: bool = False
-    memory: Bytes = Bytes(3 * 2**30)  # noqa: RUF009 - immutable
+    memory: Bytes = Bytes(2752 * 2**20)  # noqa: RUF009 - immutable
     vcpus: int = 2
 
     def checked(self) -> KvmOptions:
