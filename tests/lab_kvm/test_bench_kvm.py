@@ -1,4 +1,7 @@
-"""Measuring on a real (nested) KVM: hardware paging, shadow page tables and emulation side by side."""
+"""Measuring on a real (nested) KVM: hardware paging and shadow page tables side by side.
+
+Emulation is measured in tests/qemu: inside a nested host that is emulated itself, a guest takes minutes to boot.
+"""
 
 from __future__ import annotations
 
@@ -44,22 +47,17 @@ def measure(host: KvmHost, *words: str) -> Measured:
     return parse(done.stdout)
 
 
-def test_hardware_paging_is_ahead_of_shadow_paging_is_ahead_of_emulation(
-    shadow_host: KvmHost, bench_image: Image
-) -> None:
+def test_hardware_paging_is_ahead_of_shadow_paging(shadow_host: KvmHost, bench_image: Image) -> None:
     bring(shadow_host, bench_image)
-    words = ["--workloads", "integer,processes", "--modes", "kvm-nested,kvm-shadow,tcg", "--shadow", "--quick"]
+    words = ["--workloads", "processes", "--modes", "kvm-nested,kvm-shadow", "--shadow", "--quick"]
     found = measure(shadow_host, *words)
 
-    def median(area: Area, workload: str, mode: Mode) -> float:
-        result = found.find(area, workload, mode)
+    def median(mode: Mode) -> float:
+        result = found.find(Area.MEMORY, "processes", mode)
         assert result, (found.results, found.skipped)
         return result.median
 
-    forks = [median(Area.MEMORY, "processes", m) for m in (Mode.NESTED, Mode.SHADOW, Mode.TCG)]
-    assert forks[0] > forks[1], forks
-    integers = [median(Area.CPU, "integer", m) for m in (Mode.NESTED, Mode.SHADOW, Mode.TCG)]
-    assert min(integers[:2]) > integers[2], integers
+    assert median(Mode.NESTED) > median(Mode.SHADOW)
     # Nothing is left, and KVM is as it was.
     left = shadow_host.sh("virsh list --all --name; cat /sys/module/kvm_amd/parameters/npt; ls /var/lib/vmkit/jobs")
     assert left.stdout.split() == ["N"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from vmkit.device import lend
 from vmkit.device.api import Seen, see
@@ -12,10 +14,14 @@ from vmkit.device.facts import Function
 from vmkit.device.persist import forget, remember, remembered
 from vmkit.device.plan import find_pf
 from vmkit.device.usage import Kind, Usage
-from vmkit.errors import ConflictError, EffectError, NotFoundError, SpecError
+from vmkit.errors import ConflictError, DeadlineError, EffectError, NotFoundError, SpecError
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Note, Reporter, silent
+from vmkit.system.clock import Deadline
 from vmkit.system.vf import NO_MAC, VfSettings
+
+SETTLE: Final = 10.0
+"""Seconds that a card gets for its link, and udev for the drivers of new functions; igb takes under 1 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +116,26 @@ class Sriov:
             _make(function, count, seen, reporter)
         if persist:
             (remember if count else forget)(seen.machine, function.address, count)
-        again = see(self._connect())
+        again = self._settled(function.address) if count else see(self._connect())
         kept = remembered(again.machine).get(function.address)
         if count and not persist and kept != count:
             reporter(Note("the number is lost when the host boots: --persist keeps it", warning=True))
         return _pf(find_pf(again.facts, function.address), again, again.uses(), kept)
+
+    def _settled(self, pf: str) -> Seen:
+        """The host once the card has its link and its functions their drivers, which udev loads; or as it is then."""
+        seen: Seen
+
+        def ready() -> bool:
+            nonlocal seen
+            seen = see(self._connect())
+            function = find_pf(seen.facts, pf)
+            bound = all(seen.facts.functions[a].driver for a in function.vfs if a in seen.facts.functions)
+            return bound and set(function.nets) <= seen.facts.up
+
+        with contextlib.suppress(DeadlineError):  # no cable, or no driver: the answer shows it
+            Deadline(SETTLE).wait_for(f"virtual functions of {pf}", ready, interval=0.3)
+        return seen
 
 
 def _check_unused(function: Function, seen: Seen) -> None:
