@@ -196,31 +196,3 @@ def test_killed_between_bind_and_start_the_orphan_is_named_and_one_command_gives
     assert f"{address}: back on its driver igbvf" in done.stdout
     assert vfs(kvm_host.client) == card
     assert "nothing was left behind" in kvm_host.vmkit("device", "release").stdout
-
-
-def test_failover_pair_goes_on_by_virtio_while_the_function_is_away(
-    kvm_host: KvmHost, card: list[dict[str, Any]], image: None
-) -> None:
-    """The virtio NIC is on the bridge br0, which the card's wire is plugged into as well."""
-    bridge = kvm_host.sh(
-        """ip link set wire0 master br0; ip link set wire0 up
-        ip -4 -o addr show dev br0 | awk '{print $4}'"""
-    ).stdout.strip()
-    prefix, _, length = bridge.partition("/")
-    address = f"{prefix.rpartition('.')[0]}.77/{length}"
-    ping = f"ping -c 5 -W 5 {address.partition('/')[0]}"
-    nic = {**vf_nic(MAC2, address), "network": "lab", "failover": True}
-    made = kvm_host.client.vms.create(spec("dev3", nic), wait=True, deadline=SLOW)
-    try:
-        inside = made.vm.guest_exec(["/bin/sh", "-c", "lspci; ip link"], timeout=60).stdout
-        assert "8086:10ca igbvf" in inside
-        assert inside.count(MAC2) >= 3  # the master, its virtio NIC and its virtual function
-        assert " 0% packet loss" in kvm_host.sh(ping).stdout
-        (vf,) = [v for v in kvm_host.client.sriov.list()[0].vfs if v.vm == "dev3"]
-        kvm_host.client.devices.detach("dev3", vf.address, deadline=SLOW)
-        assert "igbvf" not in made.vm.guest_exec(["lspci"], timeout=60).stdout
-        assert " 0% packet loss" in kvm_host.sh(ping).stdout
-    finally:
-        made.vm.delete(force=True)
-        kvm_host.sh("ip link set wire0 nomaster")
-    assert vfs(kvm_host.client) == card
