@@ -94,6 +94,8 @@ R, A, D, H, B, P, U, C, HANDED, PULLING, BROKEN = (
         (A, BROKEN, INTENT, Place.UNKNOWN, ()),
         (D, BROKEN, INTENT, Place.UNKNOWN, ()),
         (BROKEN, U, INTENT, Place.UNKNOWN, ()),
+        (PULLING, R, INTENT, Place.UNKNOWN, ()),
+        (PULLING, A, INTENT, Place.UNKNOWN, ()),
     ],
 )
 def test_table(source: Seen, target: Seen, intent: Intent, place: Place, actions: tuple[Action, ...]) -> None:

@@ -123,6 +123,8 @@ def decide(source: Seen, target: Seen, intent: Intent) -> Verdict:
         return _broken(source, target)
     if Seen.BUSY in (source, target) or target is Seen.PULLING:
         return Verdict(Place.WAIT, (), "libvirt is still at work on it")
+    if source is Seen.PULLING:
+        return Verdict(Place.UNKNOWN, (), "the source says that it is itself the target of a post-copy")
     if source in _ALIVE and target in _ALIVE:
         return Verdict(Place.UNKNOWN, (), f"it is {source.value} at the source and {target.value} at the target")
     if source in _ALIVE:
@@ -173,8 +175,6 @@ def _neither(source: Seen, target: Seen, intent: Intent) -> Verdict:
         gone = target in (Seen.ABSENT, Seen.DEFINED)
         what = "the copy at the target, which may have run, is gone" if gone else f"the target's is {target.value}"
         return Verdict(Place.UNKNOWN, (), f"it was handed over by post-copy, and {what}")
-    if source is Seen.PULLING:
-        return Verdict(Place.UNKNOWN, (), "the source says that it is itself the target of a post-copy")
     if source is Seen.HALTED and target in (Seen.ABSENT, Seen.DEFINED):
         # Before a copy at the target runs, libvirt defines it there (PERSIST_DEST, in the finish phase; seen with
         # 11.3). So the absence of a definition shows that none ran. For a transient VM, or one that the target had
