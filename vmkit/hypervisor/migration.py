@@ -233,7 +233,9 @@ def max_downtime(domain: Domain) -> int | None:
     """How long QEMU may let the guest stand still at the end, ms; None where the driver does not say."""
     try:
         with translated("longest downtime"):
-            return int(domain.handle.migrateGetMaxDowntime(0))
+            # libvirt-python gives None, and raises nothing, where the driver lacks the call.
+            answer = domain.handle.migrateGetMaxDowntime(0)
+            return None if answer is None else int(answer)
     except (UnsupportedError, EffectError):
         return None
 
