@@ -127,6 +127,9 @@ def _accept_connect(command: click.Command) -> None:
 @click.pass_context
 def cli(ctx: click.Context, connect: str | None) -> None:
     """Create, move and hot-fix virtual machines on KVM and Xen hosts."""
+    from vmkit.cli.render import colour
+
+    ctx.color = colour()
     ctx.obj = Context(connect)
     ctx.call_on_close(ctx.obj.close)
     if not {"-h", "--help"} & set(sys.argv):
@@ -152,10 +155,10 @@ def _recover() -> None:
 
 def fail(error: VmkitError) -> int:
     """Print an error the way every command does; return its exit code."""
-    from vmkit.cli.render import error_lines
+    from vmkit.cli.render import colour, error_lines
 
     for line in error_lines(error):
-        click.echo(line, err=True)
+        click.echo(line, err=True, color=colour())
     return error.exit_code
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,25 +17,44 @@ from vmkit.values import show_duration, to_plain
 if TYPE_CHECKING:
     from vmkit.plan import Plan
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json", "yaml", "name"]),
-    default="table",
-    show_default=True,
-    help="How to print the result.",
-)
-
+Command = TypeVar("Command", bound=Callable[..., Any])
 Columns = Sequence[tuple[str, str]]
 
 
-def emit(data: Any, *, output: str = "table", columns: Columns | None = None) -> None:
+class Wide(str):
+    """The value of `-o wide`. It equals 'table', so that whoever prepares rows for a table does so here too."""
+
+    __slots__ = ()
+
+
+def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    return Wide("table") if value == "wide" else value
+
+
+def output_of(*formats: str) -> Callable[[Command], Command]:
+    """The option `-o/--output`, with these formats."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(formats),
+        default="table",
+        show_default=True,
+        callback=_output,
+        help="How to print the result.",
+    )
+
+
+output_option = output_of("table", "wide", "json", "yaml", "name")
+
+
+def emit(data: Any, *, output: str = "table", columns: Columns | None = None, wide: Columns | None = None) -> None:
     """Print one thing or a list of things.
 
     Args:
         data: dataclasses, structs or dicts; a list of them prints as rows, one as keys and values.
-        output: 'table', 'json', 'yaml' or 'name' (only the first column).
+        output: 'table', 'wide', 'json', 'yaml' or 'name' (only the first column, or the field `name`).
         columns: heading and field of each column; a field may be dotted ('job.progress'). Default: all fields.
+        wide: columns that 'wide' has beside them. Default: every other field that is one word or number.
     """
     plain = to_plain(data)
     if output == "json":
@@ -47,12 +66,12 @@ def emit(data: Any, *, output: str = "table", columns: Columns | None = None) ->
 
         click.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
     elif output == "name":
-        field = columns[0][1] if columns else "name"
-        for row in plain if isinstance(plain, list) else [plain]:
-            click.echo(_cell(_at(row, field)))
+        _names(plain, columns[0][1] if columns else "name")
     elif isinstance(plain, list):
-        rows = [[_cell(_at(row, field)) for _, field in columns or _all(plain)] for row in plain]
-        _table([h for h, _ in columns or _all(plain)], rows)
+        shown = [*(columns or _all(plain))]
+        if isinstance(output, Wide) and columns:
+            shown += wide if wide is not None else _others(plain, columns)
+        _table([h for h, _ in shown], [[_cell(_at(row, field)) for _, field in shown] for row in plain])
     else:
         pairs = [(h, _at(plain, f)) for h, f in columns] if columns else list(_flatten(plain))
         width = max((len(k) for k, _ in pairs), default=0)
@@ -61,9 +80,26 @@ def emit(data: Any, *, output: str = "table", columns: Columns | None = None) ->
                 click.echo(f"{key if i == 0 else '':<{width}}  {line}".rstrip())
 
 
+def _names(plain: Any, field: str) -> None:
+    """The name of each; of what has none the first field that is one word or number."""
+    for row in plain if isinstance(plain, list) else [plain]:
+        name = _at(row, field) if isinstance(row, dict) else row
+        if name is None and isinstance(row, dict):
+            name = next((v for v in row.values() if v is not None and not isinstance(v, dict | list)), None)
+        click.echo(_cell(name))
+
+
+def colour() -> bool | None:
+    """False where no output may be coloured, whatever it goes to; None leaves it to whether that is a terminal.
+
+    https://no-color.org; and TERM=dumb is a terminal that knows no colours.
+    """
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
 def note(text: str, *, warning: bool = False) -> None:
     """One line for the user on stderr."""
-    click.echo(f"{click.style('warning', fg='yellow')}: {text}" if warning else text, err=True)
+    click.echo(f"{click.style('warning', fg='yellow')}: {text}" if warning else text, err=True, color=colour())
 
 
 def error_lines(error: VmkitError) -> list[str]:
@@ -75,6 +111,9 @@ def error_lines(error: VmkitError) -> list[str]:
 
 def show_plan(plan: Plan, output: str = "table") -> None:
     """Print a plan: what was chosen and why, what will be done and why."""
+    if output == "name":
+        click.echo(plan.title)
+        return
     if output != "table":
         emit(plan, output=output)
         return
@@ -168,6 +207,16 @@ def _at(row: Any, field: str) -> Any:
 
 def _all(rows: list[Any]) -> Columns:
     return [(k.upper(), k) for k in rows[0]] if rows and isinstance(rows[0], dict) else []
+
+
+def _others(rows: list[Any], columns: Columns) -> Columns:
+    """Fields that no column shows and that are one word or number in every row."""
+    shown = {field for _, field in columns}
+    return [
+        (key.upper().replace("_", " "), key)
+        for _, key in _all(rows)
+        if key not in shown and not any(isinstance(row.get(key), dict | list) for row in rows)
+    ]
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

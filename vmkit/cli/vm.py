@@ -215,7 +215,7 @@ def wait(context: Context, name: str, *, layers: tuple[str, ...], deadline: str,
         click.echo(f"{name}:{_ready(ready).lstrip(',')}")
         _show_steps(ready)
     else:
-        emit(ready, output=output)
+        emit(name if output == "name" else ready, output=output)
 
 
 def _readable(details: Details) -> dict[str, Any]:
