@@ -21,6 +21,8 @@ from vmkit.errors import (
     SpecError,
     UnsupportedError,
 )
+from vmkit.image.recipe import parse_recipe
+from vmkit.image.tree import finish
 from vmkit.lab import cache
 from vmkit.lab.api import Labs
 from vmkit.lab.cache import Cached
@@ -28,10 +30,9 @@ from vmkit.lab.kinds import KINDS, describe, kind_of
 from vmkit.lab.kvm import build, command, config, engine, kind
 from vmkit.lab.kvm.blueprint import DHCP, STATIC, Blueprint, blueprint
 from vmkit.lab.kvm.command import ANYWHERE, Engine, Files, key_text
-from vmkit.lab.kvm.image import _finish
 from vmkit.lab.kvm.options import KvmOptions, check_hosts
 from vmkit.lab.kvm.prune import stale
-from vmkit.lab.kvm.recipe import parse_recipe, read_recipe
+from vmkit.lab.kvm.recipe import read_recipe
 from vmkit.lab.layout import Layout
 from vmkit.lab.state import LabState, Phase
 from vmkit.lab.together import with_all
@@ -286,7 +287,7 @@ def test_the_recipe_is_whole() -> None:
     links = "".join(text for path, text in recipe.files.items() if path.endswith(".link"))
     assert all(mac in links for mac in macs)
     assert command.CHANNEL in recipe.programs["usr/lib/vmkit-lab/settle"]
-    assert _finish(recipe).startswith("set -e\n")
+    assert finish(recipe).startswith("set -e\n")
 
 
 def test_the_recipe_has_a_package_for_everything_that_vmkit_imports() -> None:

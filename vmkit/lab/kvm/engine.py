@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from vmkit.errors import UnsupportedError, VmkitError
+from vmkit.image.tree import check_builder, debootstrap
 from vmkit.lab import cache
 from vmkit.lab.kvm.command import Engine
-from vmkit.lab.kvm.image import check_builder, debootstrap
 from vmkit.lab.kvm.options import LOW_MEMORY, KvmOptions
 from vmkit.progress import Finished, Note, Reporter
 from vmkit.system.clock import stopwatch

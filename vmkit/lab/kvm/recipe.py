@@ -2,48 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
-
-from vmkit.errors import EffectError
+from vmkit.image.recipe import Recipe, parse_recipe
 from vmkit.system.templates import template
-from vmkit.values import Bytes
-
-_FORMAT: Final = 1
-"""Raised when this code makes another image of the same recipe."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a host image is made of.
-
-    Attributes:
-        suite: Debian's release.
-        size: of the root file system.
-        packages: Debian packages.
-        early: files that are there before the packages are configured; path in the image -> text.
-        files: files that are laid over the tree afterwards.
-        programs: the same, to be run.
-        folders, links: further folders, and symbolic links by their path.
-        enable, mask: units of systemd.
-        remove: patterns of files that every machine makes for itself.
-        key: changes with anything of the above.
-    """
-
-    suite: str
-    size: Bytes
-    packages: tuple[str, ...]
-    early: dict[str, str]
-    files: dict[str, str]
-    programs: dict[str, str]
-    folders: tuple[str, ...]
-    links: dict[str, str]
-    enable: tuple[str, ...]
-    mask: tuple[str, ...]
-    remove: tuple[str, ...]
-    key: str
 
 
 def read_recipe() -> Recipe:
@@ -54,33 +14,3 @@ def read_recipe() -> Recipe:
     """
     folder = template("lab-kvm")
     return parse_recipe((folder / "recipe.yaml").read_text(), folder)
-
-
-def parse_recipe(text: str, folder: Path) -> Recipe:
-    """Read a recipe whose programs are in a folder.
-
-    Raises:
-        EffectError: it is damaged.
-    """
-    import yaml
-
-    try:
-        body: dict[str, Any] = yaml.safe_load(text)
-        programs = {path: (folder / name).read_text() for path, name in body["programs"].items()}
-        digest = hashlib.sha256(repr((_FORMAT, body, sorted(programs.items()))).encode()).hexdigest()
-        return Recipe(
-            suite=body["suite"],
-            size=Bytes.parse(body["size"]),
-            packages=tuple(body["packages"]),
-            early=body["early"],
-            files=body["files"],
-            programs=programs,
-            folders=tuple(body["folders"]),
-            links=body["links"],
-            enable=tuple(body["enable"]),
-            mask=tuple(body["mask"]),
-            remove=tuple(body["remove"]),
-            key=digest[:12],
-        )
-    except (yaml.YAMLError, KeyError, TypeError, OSError) as e:
-        raise EffectError(f"{folder}/recipe.yaml is damaged: {e}", hint="install vmkit again") from e
