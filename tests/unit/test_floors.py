@@ -26,6 +26,7 @@ FLOORS = {
     "image": 1,
     "device": 1,
     "host": 1,
+    "network": 1,
     "vm": 2,
     "migrate": 3,
     "hotfix": 3,

@@ -7,12 +7,15 @@ import enum
 import re
 import types
 import typing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from vmkit.errors import SpecError
+from vmkit.network.spec import NetworkSpec
+from vmkit.network.spec import parse as parse_network
 from vmkit.values import Bytes, quoted, to_plain
 from vmkit.vm.spec_checks import check_vm
 from vmkit.vm.spec_parts import (
@@ -40,10 +43,12 @@ __all__ = [
     "DiskIo",
     "DiskLimits",
     "DiskSpec",
+    "Document",
     "Family",
     "Guest",
     "HugePages",
     "LimitsSpec",
+    "NetworkSpec",
     "NicIo",
     "NicLimits",
     "NicModel",
@@ -52,6 +57,7 @@ __all__ = [
     "VmSpec",
     "dump",
     "load",
+    "load_document",
     "parse",
 ]
 
@@ -142,42 +148,77 @@ def parse(data: Any, *, at: str = "") -> VmSpec:
     return spec
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a spec file describes: networks, and VMs."""
+
+    networks: tuple[NetworkSpec, ...]
+    vms: tuple[VmSpec, ...]
+
+
 def load(path: Path | str) -> list[VmSpec]:
     """Every VM in a YAML file: one mapping a document, a list of them, or a mapping with the key 'vms'.
 
-    '-' reads standard input.
+    '-' reads standard input. Networks beside the VMs are checked and left out.
 
     Raises:
         SpecError: the file cannot be read, is not YAML, or a field is wrong; says file, line or path.
     """
+    specs = list(load_document(path).vms)
+    if not specs:
+        raise SpecError(f"{path}: there is no VM in it", hint="a VM begins with 'name: web1'")
+    return specs
+
+
+def load_document(path: Path | str) -> Document:
+    """Every VM and network in a YAML file: as `load`, with networks in a list under the key 'networks'.
+
+    Raises:
+        SpecError: the file cannot be read, is not YAML, a field is wrong, or there is nothing in it.
+    """
+    vms: list[tuple[str, Any]] = []
+    networks: list[tuple[str, Any]] = []
+    documents = _documents(path)
+    for number, document in enumerate(documents):
+        at = f"[{number}]" if len(documents) > 1 else ""
+        if not isinstance(document, dict) or not {"vms", "networks"} & document.keys():
+            vms += _items(document, at)
+            continue
+        if unknown := [k for k in document if k not in ("vms", "networks")]:
+            raise SpecError(
+                f"unknown field {quoted(str(unknown[0]))} beside 'vms' and 'networks'", path=at or str(path)
+            )
+        vms += _items(document.get("vms") or [], f"{at}.vms".lstrip("."))
+        networks += _items(document.get("networks") or [], f"{at}.networks".lstrip("."))
+    if not vms and not networks:
+        raise SpecError(f"{path}: there is no VM in it", hint="a VM begins with 'name: web1'")
+    found = Document(
+        tuple(parse_network(item, at=at) for at, item in networks), tuple(parse(item, at=at) for at, item in vms)
+    )
+    for specs, where in ((found.networks, networks), (found.vms, vms)):
+        names = [s.name for s in specs]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise SpecError(f"'{name}' is there twice", path=f"{where[i][0]}.name".lstrip("."))
+    return found
+
+
+def _documents(path: Path | str) -> list[Any]:
     import yaml
 
     text = _read(path)
     try:
-        documents = [d for d in yaml.safe_load_all(text) if d is not None]
+        return [d for d in yaml.safe_load_all(text) if d is not None]
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(e, "problem", None) or str(e).splitlines()[0]
         raise SpecError(f"{path}{where}: not YAML: {problem}", hint="a VM begins with 'name: web1'") from e
-    found: list[tuple[str, Any]] = []
-    for number, document in enumerate(documents):
-        at = f"[{number}]" if len(documents) > 1 else ""
-        if isinstance(document, dict) and "vms" in document:
-            if unknown := [k for k in document if k != "vms"]:
-                raise SpecError(f"unknown field {quoted(str(unknown[0]))} beside 'vms'", path=at or str(path))
-            document, at = document["vms"], f"{at}.vms".lstrip(".")
-        if isinstance(document, list):
-            found += [(f"{at}[{i}]", item) for i, item in enumerate(document)]
-        else:
-            found.append((at, document))
-    if not found:
-        raise SpecError(f"{path}: there is no VM in it", hint="a VM begins with 'name: web1'")
-    specs = [parse(item, at=at) for at, item in found]
-    for i, spec in enumerate(specs):
-        if spec.name in {s.name for s in specs[:i]}:
-            raise SpecError(f"'{spec.name}' is there twice", path=f"{found[i][0]}.name".lstrip("."))
-    return specs
+
+
+def _items(value: Any, at: str) -> list[tuple[str, Any]]:
+    """Each item of a list with its path; a single mapping is its own."""
+    return [(f"{at}[{i}]", item) for i, item in enumerate(value)] if isinstance(value, list) else [(at, value)]
 
 
 def dump(spec: VmSpec) -> dict[str, Any]:

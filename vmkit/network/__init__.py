@@ -1,0 +1,1 @@
+"""Networks of a host that VMs join: made, shown and removed."""
