@@ -8,7 +8,7 @@ from typing import Final
 
 from vmkit.errors import VmkitError
 from vmkit.progress import Reporter, silent
-from vmkit.system.journal import Record, records, taken_over
+from vmkit.system.journal import DAMAGED, Record, records, taken_over
 
 OWNERS: Final = {
     "bench": "vmkit.bench.recovery",
@@ -34,6 +34,8 @@ def recover_all(reporter: Reporter = silent) -> Iterator[str]:
 
 def recover(record: Record, reporter: Reporter = silent) -> str | None:
     """Finish or undo one operation; None if another process was faster."""
+    if record.kind == DAMAGED:
+        return f"{record.path} cannot be read: see for yourself what {record.id} left behind, and delete the file"
     owner = OWNERS.get(record.kind)
     if owner is None:
         return f"{record.id}: left by another version of vmkit; {record.path} says what it did"

@@ -110,3 +110,17 @@ def test_a_wish_to_cancel_reaches_the_holder() -> None:
         journal.records()[0].request_cancel()
         assert entry.cancelled
     assert left() == []
+
+
+def test_a_damaged_record_is_named_and_stops_nothing(home: Path) -> None:
+    from vmkit.recovery import recover_all
+
+    folder = home / "jobs"
+    folder.mkdir()
+    (folder / "create-abc123.json").write_text('{"id": "create-abc')
+    (folder / "create-abc124.json").write_text("[]")
+    assert [r.kind for r in journal.records()] == ["damaged", "damaged"]
+    lines = list(recover_all())
+    assert all("cannot be read" in line and str(folder) in line for line in lines)
+    assert len(lines) == 2
+    assert len(list(folder.glob("*.json"))) == 2  # looked at by a person first

@@ -6,12 +6,15 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from vmkit.cli.context import Context
 from vmkit.errors import VmkitError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class Entry:
 COMMANDS: Final = {
     "apply": Entry("vm", "apply", "Create or update VMs from a YAML file."),
     "bench": Entry("bench", "bench", "Measure how fast guests are on a host."),
+    "completion": Entry(
+        "completion", "completion", "Print what makes a shell complete commands and names.", host=False
+    ),
     "console": Entry("console", "console", "Attach to the serial console of a VM."),
     "create": Entry("vm", "create", "Create a VM from an image."),
     "delete": Entry("vm", "delete", "Delete VMs and the disks that vmkit made for them."),
@@ -52,6 +58,9 @@ COMMANDS: Final = {
     "wait": Entry("vm", "wait", "Wait until a VM is ready."),
 }
 
+_READING: Final = frozenset(["completion", "help"])
+"""Commands about vmkit itself, which take nothing up."""
+
 
 class LazyGroup(click.Group):
     """A group that imports a command's module when that command is used."""
@@ -68,7 +77,19 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(f"vmkit.cli.{entry.module}"), entry.attribute)
         if entry.host:
             _accept_connect(command)
+        if os.environ.get("_VMKIT_COMPLETE"):
+            from vmkit.cli.completion import attach
+
+            attach(command, cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, without importing them, and the options before a command."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(n, help=COMMANDS[n].help) for n in self.list_commands(ctx) if n.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The overview, without importing anything."""
@@ -79,7 +100,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with a suggestion for a name that was mistyped."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=2, cutoff=0.5)
@@ -132,7 +153,7 @@ def cli(ctx: click.Context, connect: str | None) -> None:
     ctx.color = colour()
     ctx.obj = Context(connect)
     ctx.call_on_close(ctx.obj.close)
-    if not {"-h", "--help"} & set(sys.argv):
+    if not {"-h", "--help"} & set(sys.argv) and ctx.invoked_subcommand not in _READING:
         _recover()
 
 
@@ -164,6 +185,11 @@ def fail(error: VmkitError) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Exits with the code that errors.py gives to each kind of error."""
+    if os.environ.get("_VMKIT_COMPLETE"):  # a shell asks: see vmkit/cli/completion.py
+        from vmkit.cli.completion import answer
+
+        answer(cli)
+        sys.exit(0)
     try:
         code = cli.main(args=argv, prog_name="vmkit", standalone_mode=False)
     except click.exceptions.Abort:

@@ -17,10 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vmkit.errors import ConflictError, IndeterminateError
 from vmkit.system.files import ensure_dir, home, sync_dir, write_atomic
+
+DAMAGED: Final = "damaged"
+"""Kind of a record whose file cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +192,14 @@ def _write(record: Record) -> None:
 
 
 def _read(path: Path) -> Record | None:
-    """None where the file went away meanwhile: its operation has just ended."""
+    """None where the file went away meanwhile: its operation has just ended. One that no journal wrote is DAMAGED."""
     try:
         b = json.loads(path.read_text())
+        return Record(b["id"], b["kind"], b["subject"], b["pid"], b["started"], b["phase"], b["data"])
     except FileNotFoundError:
         return None
-    return Record(b["id"], b["kind"], b["subject"], b["pid"], b["started"], b["phase"], b["data"])
+    except (ValueError, KeyError, TypeError):
+        return Record(path.stem, DAMAGED, "-", 0, "", DAMAGED)
 
 
 @contextlib.contextmanager
