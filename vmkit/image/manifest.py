@@ -22,7 +22,9 @@ class ImageKind(enum.Enum):
     """Where an image comes from."""
 
     MICRO = "micro"
+    DEBIAN = "debian"
     IMPORTED = "imported"
+    MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Image:
         console_marker: the line on the serial console that means 'booted'; None if unknown.
         min_memory: bytes below which it does not boot, as far as known; 0 if unknown.
         programs: archive of the programs on its disk, for use on this machine; None if it has no such.
+        memory: saved memory of a running VM, from which others go on; None for an image that is booted.
+        state: what else is known of that VM at the moment when it was saved; goes with `memory`.
+        cloud_init: whether cloud-init runs in it where there is a seed; None if unknown.
+        user: whom cloud-init gives the ssh keys and the password; None if unknown.
+        source_sha256: digest of the file that was imported, as its publisher knows it; None for what was built.
     """
 
     name: str
@@ -72,6 +79,11 @@ class Image:
     console_marker: str | None = None
     min_memory: Bytes = _UNKNOWN
     programs: ImageFile | None = None
+    memory: ImageFile | None = None
+    state: ImageFile | None = None
+    cloud_init: bool | None = None
+    user: str | None = None
+    source_sha256: str | None = None
 
     @property
     def size(self) -> Bytes:
@@ -80,11 +92,11 @@ class Image:
 
     @property
     def files(self) -> tuple[ImageFile, ...]:
-        """Those of kernel, initrd, disk and programs that it has."""
-        return tuple(f for f in (self.kernel, self.initrd, self.disk, self.programs) if f is not None)
+        """Those that it has."""
+        return tuple(f for name in _FILES if (f := getattr(self, name)) is not None)
 
 
-_FILES: Final = ("kernel", "initrd", "disk", "programs")
+_FILES: Final = ("kernel", "initrd", "disk", "programs", "memory", "state")
 
 
 def to_json(image: Image) -> str:
@@ -105,6 +117,9 @@ def to_json(image: Image) -> str:
         "agent": image.agent,
         "console_marker": image.console_marker,
         "min_memory": int(image.min_memory),
+        "cloud_init": image.cloud_init,
+        "user": image.user,
+        "source_sha256": image.source_sha256,
     }
     return json.dumps(body, indent=1) + "\n"
 
@@ -139,9 +154,14 @@ def from_json(text: str, folder: Path) -> Image:
         disk=files["disk"],
         cmdline=_field(body, "cmdline", str),
         agent=_field(body, "agent", bool),
-        console_marker=None if body.get("console_marker") is None else _field(body, "console_marker", str),
+        console_marker=_optional(body, "console_marker", str),
         min_memory=Bytes(_field(body, "min_memory", int)),
         programs=files["programs"],
+        memory=files["memory"],
+        state=files["state"],
+        cloud_init=_optional(body, "cloud_init", bool),
+        user=_optional(body, "user", str),
+        source_sha256=_optional(body, "source_sha256", str),
     )
 
 
@@ -150,6 +170,10 @@ def _field(body: dict[str, Any], name: str, kind: type, path: str = "") -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise SpecError(f"{'missing' if name not in body else 'has the wrong type'}", path=path + name)
     return value
+
+
+def _optional(body: dict[str, Any], name: str, kind: type) -> Any:
+    return None if body.get(name) is None else _field(body, name, kind)
 
 
 def _file(entry: Any, folder: Path, field: str) -> ImageFile | None:

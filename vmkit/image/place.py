@@ -30,7 +30,7 @@ DEFAULT_FOLDER: Final = Path("/var/lib/vmkit/pool")
 UPLOAD_DEADLINE: Final = 3600.0
 """Seconds that one process waits for another that uploads the same file."""
 
-_SUFFIXES: Final = {"kernel": ".kernel", "initrd": ".initrd", "disk": ".qcow2"}
+_SUFFIXES: Final = {"kernel": ".kernel", "initrd": ".initrd", "disk": ".qcow2", "memory": ".memory"}
 _COMPLETE: Final = ".complete"
 
 
@@ -41,10 +41,11 @@ class Placed:
     kernel: str | None
     initrd: str | None
     disk: str | None
+    memory: str | None = None
 
 
 def file_name(field: str, file: ImageFile) -> str:
-    """Name of an image's file in a pool: `3ac74a8774f7cca5.initrd`. `field` is 'kernel', 'initrd' or 'disk'."""
+    """Name of an image's file in a pool: `3ac74a8774f7cca5.initrd`. `field` is as in `Placed`."""
     return file.sha256[:16] + _SUFFIXES[field]
 
 
@@ -89,7 +90,7 @@ def place(host: Host, image: Image, reporter: Reporter = silent) -> Placed:
     """
     pool = ensure_pool(host)
     folder = pool.folder
-    paths: dict[str, str | None] = {"kernel": None, "initrd": None, "disk": None}
+    paths: dict[str, str | None] = dict.fromkeys(_SUFFIXES)
     linked = False
     for field in paths:
         file: ImageFile | None = getattr(image, field)
