@@ -10,17 +10,20 @@ from types import FrameType
 from typing import Final
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_asked: list[Callable[[], str | None]] = []
+"""What the blocks that are open in the main thread have yielded, innermost last."""
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], str | None]]:
     """Hold back SIGINT, SIGTERM and SIGHUP while the block runs.
 
-    Yields a function that says which one came ('Ctrl-C', 'SIGTERM', ...), or None. Outside the main thread, where
-    signals do not arrive, it always says None. A process that ignores a signal (nohup) goes on ignoring it.
+    Yields a function that says which one came ('Ctrl-C', 'SIGTERM', ...), or None. Signals do not arrive outside the
+    main thread: there it says what came to the block that is open in the main thread, and None if there is no such. A
+    process that ignores a signal (nohup) goes on ignoring it.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield _asked[-1] if _asked else lambda: None
         return
     came: list[str] = []
 
@@ -31,8 +34,11 @@ def deferred() -> Iterator[Callable[[], str | None]]:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, note)
+    asked: Callable[[], str | None] = lambda: came[0] if came else None  # noqa: E731
+    _asked.append(asked)
     try:
-        yield lambda: came[0] if came else None
+        yield asked
     finally:
+        _asked.remove(asked)
         for number, handler in before.items():
             signal.signal(number, handler)
