@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
 import libvirt
 
-from vmkit.errors import NotFoundError
+from vmkit.errors import NotFoundError, VmkitError
 from vmkit.hypervisor.errors import translated
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.host import Host
+
+BUSY: Final = 60.0
+"""Seconds that a look at a pool waits for libvirt to finish what it makes there."""
 
 
 class Pool:
@@ -33,8 +37,17 @@ class Pool:
 
     def refresh(self) -> None:
         """Have libvirt look at the folder again."""
-        with translated(f"refresh of storage pool {self.name}"):
-            self.handle.refresh(0)
+        deadline = time.monotonic() + BUSY
+        while True:
+            try:
+                with translated(f"refresh of storage pool {self.name}"):
+                    self.handle.refresh(0)
+                return
+            except VmkitError as e:
+                # libvirt does not look while it makes a volume, for this process or for another.
+                if "asynchronous jobs running" not in e.message or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
 
     def free(self) -> int:
         """Bytes that can still be written."""
@@ -129,6 +142,65 @@ class Pool:
             stream.finish()
         data = b"".join(parts)
         return data if last is None else data[-last:]
+
+    def copy(self, source: str, xml: str) -> str:
+        """Make a volume from its XML with the content of the volume `source`, on the host; returns its path.
+
+        qcow2 is copied by qemu-img: with a <backingStore>, which has to be what `source` stands on, only what differs
+        from it is copied; without one, everything.
+
+        Raises:
+            NotFoundError: there is no `source`.
+            ConflictError: there is a volume of the new name.
+        """
+        volume = self._need(source)
+        with translated(f"copy of {source}"):
+            return str(self.handle.createXMLFrom(xml, volume, 0).path())
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Part of the bytes of a volume; fewer where it ends before.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        volume = self._need(name)
+        parts: list[bytes] = []
+        with translated(f"reading {name}"):
+            stream = self.host.handle.newStream(0)
+            volume.download(stream, offset, length, 0)
+            while part := stream.recv(256 * 1024):
+                parts.append(part)
+            stream.finish()
+        return b"".join(parts)
+
+    def write_at(self, name: str, offset: int, data: bytes) -> None:
+        """Overwrite part of a volume; the rest stays.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        volume = self._need(name)
+        with translated(f"writing to {name}"):
+            stream = self.host.handle.newStream(0)
+            volume.upload(stream, offset, len(data), 0)
+            view = memoryview(data)
+            while view:
+                view = view[stream.send(bytes(view[: 256 * 1024])) :]
+            stream.finish()
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy a volume into a new local file.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        volume = self._need(name)
+        with translated(f"reading {name}"), target.open("wb") as f:
+            stream = self.host.handle.newStream(0)
+            volume.download(stream, 0, 0, 0)
+            while part := stream.recv(256 * 1024):
+                f.write(part)
+            stream.finish()
 
     def _find(self, name: str) -> libvirt.virStorageVol | None:
         for again in (False, True):
