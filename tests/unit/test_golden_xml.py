@@ -43,6 +43,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "network": (SERVER, {"family": "network", "vcpus": 4, "memory": "512M"}),
     "compat": (SERVER, {"family": "compat", "machine": "pc"}),
     "windows": (SERVER, {"guest": "windows", "vcpus": 2}),
+    "room-to-grow": (SERVER, {"vcpus": 2, "max_vcpus": 4, "memory": "512M", "max_memory": "2G"}),
     "passthrough-disk": (
         SERVER,
         {"disks": [{}, {"io": "passthrough", "source": "/dev/sdb"}, {"size": "1G", "bus": "scsi", "queues": 2}]},

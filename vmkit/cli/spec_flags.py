@@ -13,7 +13,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _AS_THEY_ARE: Final = (
     *("image", "family", "guest", "vcpus", "memory", "accel", "cpu", "machine", "numa", "hugepages", "locked"),
-    *("balloon", "cmdline"),
+    *("balloon", "cmdline", "max_vcpus", "max_memory"),
 )
 _WHOLE: Final = frozenset(
     [
@@ -29,6 +29,8 @@ _OPTIONS: Final = (
     click.option("--guest", help="linux, windows or other.  [default: linux]"),
     click.option("--vcpus", type=int, help="Virtual CPUs.  [default: 1]"),
     click.option("--memory", metavar="SIZE", help="Memory, as in 512M or 2G, or auto.  [default: auto]"),
+    click.option("--max-vcpus", type=int, help="vCPUs that it can grow to while it runs."),
+    click.option("--max-memory", metavar="SIZE", help="Memory that it can grow to while it runs."),
     click.option("--accel", help="auto, kvm or tcg.  [default: auto]"),
     click.option("--cpu", help="auto, host, maximum, emulated, or a CPU model.  [default: auto]"),
     click.option("--pin", "pins", multiple=True, metavar="CPUS", help="auto, none, or the CPUs of one vCPU. Repeat."),

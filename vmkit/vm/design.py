@@ -142,7 +142,11 @@ class NicDesign:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """All that the domain XML says, decided. `cpuset` are the host CPUs that all vCPUs keep to; empty for any."""
+    """All that the domain XML says, decided. `cpuset` are the host CPUs that all vCPUs keep to; empty for any.
+
+    `max_vcpus` (0: as many as `vcpus`) and `max_memory` (None: as much as `memory`) are what it can grow to while it
+    runs, `spare_ports` the PCI Express ports that are kept free for devices.
+    """
 
     name: str
     domain_type: str
@@ -162,6 +166,9 @@ class Design:
     helpers: Helpers = Helpers()
     limits: LimitsSpec = _NO_LIMITS
     devices: tuple[str, ...] = ()
+    max_vcpus: int = 0
+    max_memory: Bytes | None = None
+    spare_ports: int = 0
 
     @property
     def accelerator(self) -> str:

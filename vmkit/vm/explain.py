@@ -14,6 +14,7 @@ from vmkit.values import Bytes
 from vmkit.vm.choices.helpers import HYPERV
 from vmkit.vm.choices.reasons import Reasons
 from vmkit.vm.machine_facts import MachineFacts
+from vmkit.vm.xml_size import read_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +113,7 @@ def _mode(choice: Choice, values: dict[str, str]) -> tuple[Area, Mode] | None:
         if subject.endswith(".model") and value != "virtio":
             return Area.NETWORK, Mode.EMULATED
         if value.startswith(("sriov", "passthrough")):
-            return Area.NETWORK, Mode.SRIOV
+            return Area.NETWORK, Mode.VF
     return None
 
 
@@ -128,7 +129,9 @@ def _cpus(root: ET.Element, kind: str, facts: MachineFacts, why: Reasons) -> Non
     machine = root.find("os/type")
     if machine is not None and machine.get("machine"):
         why.chose("machine", machine.get("machine"), "the virtual board")
-    why.chose("vcpus", (root.findtext("vcpu") or "1").strip(), "virtual CPUs")
+    size = read_size(root)
+    more = f", up to {size.max_vcpus} while it runs" if size.max_vcpus > size.vcpus else ""
+    why.chose("vcpus", size.vcpus, f"virtual CPUs{more}")
     cpu = root.find("cpu")
     if cpu is not None:
         mode = cpu.get("mode", "custom")

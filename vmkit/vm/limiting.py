@@ -37,6 +37,7 @@ from vmkit.vm.limits import (
 )
 from vmkit.vm.metadata import NAMESPACE, remembered_in, to_text
 from vmkit.vm.spec_parts import LimitsSpec
+from vmkit.vm.xml_size import read_size
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.tuning import Controllers
@@ -74,7 +75,7 @@ def gather(domain: Domain) -> LimitFacts:
         uri=domain.host.uri,
         session=urlsplit(domain.host.uri).path == "/session",
         memory=int(root.findtext("memory", "0")) * 1024,
-        vcpus=int(root.findtext("vcpu", "1")),
+        vcpus=read_size(root).vcpus,
         accelerator="tcg" if kind == "qemu" else kind,
         live=without_defaults(xml_limits.read(xml), controllers.weight if controllers else None) if active else None,
         config=config,

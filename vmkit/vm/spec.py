@@ -74,7 +74,9 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         family: what it is for; sets the defaults of the fields below that say 'auto' or are left out.
         guest: what runs in it; decides which para-virtual helpers it is offered.
         vcpus: 1 to 1024.
+        max_vcpus: vCPUs that it can have while it runs; None is what the host has, up to 8, where they are not pinned.
         memory: at least 16 MiB; 'auto' (None) is what the image needs, or what the family gives.
+        max_memory: memory that it can have while it runs; None is no more than `memory`.
         accel: 'auto' takes KVM if a probe guest proves that it works, else TCG.
         cpu: 'auto', 'host', 'maximum', 'emulated' (TCG), or a CPU model that the host's libvirt knows.
         pinning: 'none', 'auto' (cores of one NUMA node of their own), or a list of CPUs for each vCPU; None is what the
@@ -100,7 +102,9 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     family: Family = Family.GENERAL
     guest: Guest = Guest.LINUX
     vcpus: int = 1
+    max_vcpus: int | None = None
     memory: Bytes | None = None
+    max_memory: Bytes | None = None
     accel: Accel = Accel.AUTO
     cpu: str = "auto"
     pinning: tuple[str, ...] | str | None = None

@@ -58,6 +58,7 @@ def check_vm(spec: VmSpec, at: str) -> None:
     if spec.image is not None:
         check_name(spec.image, path=path("image"))
     between(spec.vcpus, 1, 1024, path("vcpus"))
+    between(spec.max_vcpus, spec.vcpus, 1024, path("max_vcpus"), "at least its vcpus; leave it out for the default")
     _check_memory(spec, path)
     for field in ("cpu", "machine"):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", getattr(spec, field)):
@@ -124,6 +125,8 @@ def between(value: float | None, low: int | float, high: int | float, path: str,
 def _check_memory(spec: VmSpec, path: Path) -> None:
     hint = "write it like 512M or 2G"
     between(spec.memory, Bytes(16 << 20), Bytes(1 << 50), path("memory"), hint)
+    least = Bytes(16 << 20) if spec.memory is None else spec.memory
+    between(spec.max_memory, least, Bytes(1 << 50), path("max_memory"), "at least its memory; leave it out for that")
     if spec.locked and spec.balloon:
         raise SpecError("locked memory cannot be given back by a balloon", path=path("balloon"), hint="balloon: false")
     page = {HugePages.SIZE_2M: 2 << 20, HugePages.SIZE_1G: 1 << 30}.get(spec.hugepages)

@@ -15,6 +15,8 @@ from vmkit.vm import xml_devices, xml_host, xml_limits
 from vmkit.vm.choices.placement import ranges
 from vmkit.vm.design import Design
 from vmkit.vm.metadata import NAMESPACE, Remembered, to_text
+from vmkit.vm.xml_ports import keep_free
+from vmkit.vm.xml_size import Size, set_size
 
 QEMU_NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
@@ -63,13 +65,14 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
         for child in list(devices):
             devices.remove(child)
     for i, element in enumerate(
-        [*_identity(design, uuid), _metadata(remembered), *_size(design), _os(design, placement)]
+        [*_identity(design, uuid), _metadata(remembered), *_vcpus(design), _os(design, placement)]
     ):
         root.insert(i, element)
     if design.domain_type != "test":
         xml_host.add_helpers(root, design.helpers)
         devices.append(xml_devices.balloon(design))
     root.extend(xml_host.host_elements(design))
+    set_size(root, Size(design.vcpus, design.max_vcpus or design.vcpus, design.memory, design.max_memory))
     xml_limits.add_to_domain(root, design.limits)
     devices.extend(xml_devices.disk(d, placement.volumes.get(d.volume, "")) for d in design.disks)
     devices.extend(xml_devices.controllers(design))
@@ -79,6 +82,7 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     if design.agent:
         channel = ET.SubElement(devices, "channel", type="unix")
         ET.SubElement(channel, "target", type="virtio", name=AGENT_CHANNEL)
+    keep_free(root, design.spare_ports)
     if design.qemu_args:
         commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
         for arg in design.qemu_args:
@@ -119,12 +123,13 @@ def _metadata(remembered: Remembered) -> ET.Element:
     return metadata
 
 
-def _size(design: Design) -> list[ET.Element]:
-    vcpu = _text("vcpu", design.vcpus)
+def _vcpus(design: Design) -> list[ET.Element]:
+    """How many there are is written by set_size, when <cpu> is there."""
+    vcpu = ET.Element("vcpu")
     if design.cpuset:
         vcpu.set("placement", "static")
         vcpu.set("cpuset", ranges(frozenset(design.cpuset)))
-    return [_text("memory", design.memory.kib, unit="KiB"), vcpu]
+    return [vcpu]
 
 
 def _os(design: Design, placement: Placement) -> ET.Element:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vmkit.errors import ConflictError, SpecError
 from vmkit.image.manifest import ImageKind
 from vmkit.plan import Plan, Step
-from vmkit.vm.choices import accelerator, cpu, disk, helpers, limits, memory, nic, placement
+from vmkit.vm.choices import accelerator, cpu, disk, growth, helpers, limits, memory, nic, placement
 from vmkit.vm.choices.reasons import ASKED, Reasons
 from vmkit.vm.design import Design, NicDesign
 from vmkit.vm.facts import HostFacts
@@ -51,6 +51,8 @@ def decide(
     size = memory.size(spec, defaults, image, why)
     _vcpus(spec, facts, why)
     place = placement.place(spec, defaults, facts, size, why)
+    most = growth.max_vcpus(spec, facts, place, why)
+    room = growth.max_memory(spec, facts, size, why)
     chosen = cpu.cpu(spec, defaults, facts, domain_type, place.topology, why)
     assigned = bool(spec.devices) or any(n.io in (NicIo.PASSTHROUGH, NicIo.SRIOV) for n in spec.nics)
     backing = memory.backing(spec, defaults, facts, size, place.node, kvm=kvm, assigned=assigned, why=why)
@@ -77,6 +79,9 @@ def decide(
         helpers=offered,
         limits=limits.limits(spec, facts, size, disks, nics, why),
         devices=tuple(d.address for d in spec.devices),
+        max_vcpus=most,
+        max_memory=room,
+        spare_ports=growth.spare_ports(facts, machine),
     )
     if spec.qemu_args:
         why.chose("qemu_args", " ".join(spec.qemu_args), "asked for; libvirt marks the domain as tainted")
