@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+from click.shell_completion import BashComplete, CompletionItem, ZshComplete, add_completion_class, get_completion_class
 
 from vmkit.cli.context import Context
 
@@ -40,6 +40,31 @@ _BASH: Final = """\
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
+_ZSH: Final = """\
+#compdef %(prog_name)s
+%(complete_func)s() {
+    local -a named described
+    local type value help
+    while read -r type && read -r value && read -r help; do
+        case $type in
+            dir) _path_files -/ ;;
+            file) _path_files -f ;;
+            plain) if [[ $help == _ ]]; then named+=("$value"); else described+=("$value:$help"); fi ;;
+        esac
+    done < <(COMP_WORDS="${words[*]}" COMP_CWORD=$((CURRENT - 1)) \\
+        %(complete_var)s=zsh_complete %(prog_name)s 2>/dev/null)
+    (( $#described )) && _describe -V unsorted described -U
+    (( $#named )) && compadd -U -V unsorted -a named
+    return 0
+}
+if [[ $funcstack[1] == _%(prog_name)s ]]; then
+    %(complete_func)s "$@"
+else
+    compdef %(complete_func)s %(prog_name)s
+fi
+"""
+"""Click's own runs `compdef`, and completes nothing, each second time that zsh calls it as the file of a function."""
+
 
 class WholeLineComplete(BashComplete):
     """Completion for bash by the line itself, since bash cuts words at colons, of which URIs have some."""
@@ -62,7 +87,14 @@ class WholeLineComplete(BashComplete):
         return words[1:-1] if begun else words[1:], words[-1] if begun else ""
 
 
+class AutoloadedComplete(ZshComplete):
+    """Completion for zsh, as a file in fpath or read in by `source`."""
+
+    source_template = _ZSH
+
+
 add_completion_class(WholeLineComplete, "bash")
+add_completion_class(AutoloadedComplete, "zsh")
 
 
 def _states(*states: str) -> Callable[[Client], Iterable[tuple[str, str]]]:
