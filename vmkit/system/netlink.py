@@ -90,6 +90,22 @@ class Links:
         with _translated(f"giving {name} the address {address}"):
             self._route.addr("add", index=self._index(name), address=address, prefixlen=prefix)
 
+    def remove_address(self, name: str, address: str, prefix: int) -> bool:
+        """Take an IPv4 address from an interface. False if it does not have it.
+
+        Raises:
+            NotFoundError: there is no interface of that name.
+        """
+        index = self._index(name)
+        if not any(
+            m.get_attr("IFA_LOCAL") == address and m["prefixlen"] == prefix
+            for m in self._route.get_addr(index=index, family=2)
+        ):
+            return False
+        with _translated(f"taking the address {address} from {name}"):
+            self._route.addr("del", index=index, address=address, prefixlen=prefix)
+        return True
+
     def delete(self, name: str) -> bool:
         """Delete an interface. False if there is none of that name."""
         try:
