@@ -72,6 +72,19 @@ def check_name(text: str, *, path: str = "name") -> str:
     return text
 
 
+def check_image_name(text: str, *, path: str = "image") -> str:
+    """Return `text` if it may mean an image: a name, or an alias of the catalogue such as `debian:12`.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    name, colon, tag = text.partition(":")
+    check_name(name, path=path)
+    if colon:
+        check_name(tag, path=path)
+    return text
+
+
 def check_mac(text: str, *, path: str = "mac") -> str:
     """Return the MAC address in lower case.
 

@@ -46,6 +46,25 @@ def micro(context: Context, /, *, name: str | None, kernel: str, force: bool) ->
 
 
 @build.command()
+@click.option(
+    "--release", type=click.Choice(["13", "12"]), default="13", show_default=True, help="Which release of Debian."
+)
+@click.option("--name", help="What to call it.  [default: debian-13 or debian-12]")
+@click.option("--force", is_flag=True, help="Replace the image of that name. VMs made from it are not touched.")
+@click.pass_obj
+def debian(context: Context, /, *, release: str, name: str | None, force: bool) -> None:
+    """Build a Debian for everyday use, with mmdebstrap; only root can.
+
+    It has cloud-init, the QEMU guest agent, an ssh server and a log-in on the serial console. Nobody can log in before
+    a key or a password is given to the VM. It boots its kernel directly; a newer kernel comes with a new build.
+    'debian' and 'debian:13' mean debian-13, 'debian:12' means debian-12.
+    """
+    with render.progress() as reporter:
+        made = context.client().images.build_debian(release, name, force=force, reporter=reporter)
+    click.echo(f"built {made.name}: {made.size} from {made.source}")
+
+
+@build.command()
 @click.option("--name", default="bench", show_default=True, help="What to call it.")
 @click.option("--force", is_flag=True, help="Replace the image of that name. VMs made from it are not touched.")
 @click.pass_obj

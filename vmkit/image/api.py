@@ -69,6 +69,28 @@ class Images:
             raise SpecError(f"{kernel!r} is not 'cloud' or 'generic'", path="kernel") from None
         return micro.build(name, kernel=which, force=force, reporter=reporter)
 
+    def build_debian(
+        self, release: str = "13", name: str | None = None, *, force: bool = False, reporter: Reporter = silent
+    ) -> Image:
+        """Build a Debian with cloud-init, guest agent, ssh and a serial console, by mmdebstrap; root only.
+
+        Args:
+            release: '13' or '12'.
+            name: what to call it; 'debian-13' or 'debian-12' by default.
+            force: replace the image of that name.
+            reporter: told of each step.
+
+        Raises:
+            SpecError: there is no such release.
+            RefusedError: not root; or no space.
+            ConflictError: the name is taken and `force` is not set, or it is being made by another process.
+            UnsupportedError: a program is missing.
+            EffectError: a download or a step of the build failed; nothing is left.
+        """
+        from vmkit.image import debian
+
+        return debian.build(release, name, force=force, reporter=reporter)
+
     def build_bench(self, name: str = "bench", *, force: bool = False, reporter: Reporter = silent) -> Image:
         """Build the guest for `vmkit bench host`: the micro guest with the programs that measure (120 MB of downloads).
 

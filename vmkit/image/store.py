@@ -19,7 +19,7 @@ from vmkit.errors import ConflictError, EffectError, NotFoundError, RefusedError
 from vmkit.image.manifest import Image, ImageFile, from_json, to_json
 from vmkit.system.files import ensure_dir, home, locked, sync_dir, sync_file, write_atomic
 from vmkit.system.journal import journalled
-from vmkit.values import Bytes, check_name, quoted
+from vmkit.values import Bytes, check_image_name, check_name, quoted
 
 MANIFEST: Final = "manifest.json"
 NEW: Final = ".new-"
@@ -48,27 +48,35 @@ def read(name: str) -> Image:
         NotFoundError: there is none; the hint says what to do.
         EffectError: its manifest is damaged.
     """
-    import difflib
+    from vmkit.image.catalogue import canonical, catalogue
 
+    asked = check_image_name(name, path="image")
+    if not (root() / name / MANIFEST).exists():
+        name = canonical(name, (), catalogue())
     check_name(name, path="image")
     folder = root() / name
     try:
         image = from_json((folder / MANIFEST).read_text(), folder)
     except FileNotFoundError:
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.6)
-        if name == "micro":
-            hint = "build it: vmkit image build micro"
-        elif near:
-            hint = f"did you mean {' or '.join(near)}?"
-        else:
-            hint = f"see what there is: vmkit image list; or bring it in: vmkit image import FILE|URL --name {name}"
-        raise NotFoundError(f"no image named {quoted(name)}", hint=hint) from None
+        raise NotFoundError(f"no image named {quoted(asked)}", hint=_how_to_get(name)) from None
     except PermissionError as e:
         raise RefusedError(f"cannot read {folder}: {e.strerror}", hint="run as the user who made the image") from e
     except (SpecError, UnicodeDecodeError) as e:
         again = f"vmkit image delete {name}, then build or import it again"
         raise EffectError(f"the manifest of the image {name} is damaged: {e}", hint=again) from e
     return replace(image, name=name)
+
+
+def _how_to_get(name: str) -> str:
+    import difflib
+
+    from vmkit.image.catalogue import catalogue, find
+
+    if known := find(name, catalogue()):
+        return f"get it: {known.command}"
+    if near := difflib.get_close_matches(name, names(), n=3, cutoff=0.6):
+        return f"did you mean {' or '.join(near)}?"
+    return f"see what there is: vmkit image list; or bring it in: vmkit image import FILE|URL --name {name}"
 
 
 def exists(name: str) -> bool:

@@ -17,7 +17,7 @@ from vmkit.system.longrun import contained, run_long
 from vmkit.system.process import find_program, run
 
 _TIMEOUT: Final = 3600.0
-_MIRROR: Final = "http://deb.debian.org/debian"
+_PUBLIC: Final = "http://deb.debian.org"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
@@ -37,7 +37,15 @@ def check_builder(what: str, command: str = "vmkit lab image build kvm") -> None
         )
 
 
-def grow(recipe: Recipe, folder: Path, reporter: Reporter, step: str, *, last: Sequence[str] = ()) -> Path:
+def grow(
+    recipe: Recipe,
+    folder: Path,
+    reporter: Reporter,
+    step: str,
+    *,
+    last: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> Path:
     """Make the tree of a recipe in a folder that is there; returns it. What else is left there may be removed.
 
     Args:
@@ -45,7 +53,9 @@ def grow(recipe: Recipe, folder: Path, reporter: Reporter, step: str, *, last: S
         folder: for the tree and what is needed on the way.
         reporter: told of the progress.
         step: name of that step.
-        last: shell lines that run at the end, with the tree in $1 and as the working folder; apt still works in it.
+        last: shell lines that run at the end, with the tree in $1 and as the working folder. This machine's apt then
+            works for the tree, with $MMDEBSTRAP_APT_CONFIG as its APT_CONFIG.
+        sources: lines of sources.list(5) that packages come from; empty for the release on the mirror.
 
     Raises:
         EffectError, DeadlineError: it failed, with the end of the output.
@@ -63,7 +73,7 @@ def grow(recipe: Recipe, folder: Path, reporter: Reporter, step: str, *, last: S
         f'--customize-hook=sh {folder / "last"} "$1"',
         f'--customize-hook=sh {folder / "finish"} "$1"',
     ]
-    debootstrap(recipe.suite, recipe.packages, tree, options, folder / "log", reporter, step)
+    debootstrap(recipe.suite, recipe.packages, tree, options, folder / "log", reporter, step, sources)
     for path in (early, late):
         shutil.rmtree(path)
     for name in ("last", "finish"):
@@ -72,7 +82,14 @@ def grow(recipe: Recipe, folder: Path, reporter: Reporter, step: str, *, last: S
 
 
 def debootstrap(
-    suite: str, packages: tuple[str, ...], target: Path, options: list[str], log: Path, reporter: Reporter, step: str
+    suite: str,
+    packages: tuple[str, ...],
+    target: Path,
+    options: list[str],
+    log: Path,
+    reporter: Reporter,
+    step: str,
+    sources: Sequence[str] = (),
 ) -> None:
     """Make a Debian tree with mmdebstrap(1), contained so that nothing is left of it if this process dies.
 
@@ -83,7 +100,7 @@ def debootstrap(
     argv += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
     if KEYRING.exists():
         argv += [f"--keyring={KEYRING}"]
-    argv += [suite, str(target), mirror()]
+    argv += [suite, str(target), *(sources or [mirror()])]
     reporter(Started(step, f"Debian {suite}, {len(packages)} packages"))
 
     def advance(seconds: float, line: str) -> None:
@@ -106,15 +123,32 @@ def file_system(tree: Path, disk: Path, size: int, label: str, *options: str, lo
 
 def mirror() -> str:
     """The Debian mirror that apt uses on this machine; the public one where it uses none."""
+    return _mirrors().get("Debian", f"{_PUBLIC}/debian")
+
+
+def sources(suite: str) -> list[str]:
+    """Lines of sources.list(5) for a release with its updates and security fixes, from this machine's mirrors.
+
+    A machine whose apt has a mirror of its own and none for security fixes gets the release without them.
+    """
+    here = _mirrors()
+    main = here.get("Debian", f"{_PUBLIC}/debian")
+    lines = [f"deb {main} {suite} main", f"deb {main} {suite}-updates main"]
+    security = here.get("Debian-Security") or (f"{_PUBLIC}/debian-security" if main.startswith(_PUBLIC) else None)
+    return [*lines, f"deb {security} {suite}-security main"] if security else lines
+
+
+def _mirrors() -> dict[str, str]:
+    """URL of the mirror that apt uses on this machine for each of Debian's archives: 'Debian', 'Debian-Security'."""
     try:
         listed = run(["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages"])
     except VmkitError:
-        return _MIRROR
+        return {}
+    found: dict[str, str] = {}
     for line in listed.stdout.splitlines():
-        match = re.match(r"Debian Debian ((?:https?|copy|file):\S+)\Z", line)
-        if match:
-            return match[1]
-    return _MIRROR
+        if match := re.match(r"Debian (Debian(?:-Security)?) ((?:https?|copy|file):\S+)\Z", line):
+            found.setdefault(match[1], match[2])
+    return found
 
 
 def _lay_out(folder: Path, files: dict[str, str], mode: int = 0o644) -> None:

@@ -7,7 +7,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from vmkit.errors import SpecError
-from vmkit.values import Bytes, check_mac, check_name, quoted
+from vmkit.values import Bytes, check_image_name, check_mac, check_name, quoted
+from vmkit.vm import cloud_spec
 from vmkit.vm.spec_parts import (
     Accel,
     Bus,
@@ -56,7 +57,7 @@ def check_vm(spec: VmSpec, at: str) -> None:
 
     check_name(spec.name, path=path("name"))
     if spec.image is not None:
-        check_name(spec.image, path=path("image"))
+        check_image_name(spec.image, path=path("image"))
     between(spec.vcpus, 1, 1024, path("vcpus"))
     between(spec.max_vcpus, spec.vcpus, 1024, path("max_vcpus"), "at least its vcpus; leave it out for the default")
     _check_memory(spec, path)
@@ -77,6 +78,8 @@ def check_vm(spec: VmSpec, at: str) -> None:
         if device.address in (d.address for d in spec.devices[:i]):
             raise SpecError(f"{device.address} is there twice", path=path(f"devices[{i}].address"))
     check_limits(spec.limits, path("limits"))
+    if spec.cloud_init is not None:
+        cloud_spec.check(spec.cloud_init, lambda field: path(f"cloud_init.{field}"))
     for key, value in spec.labels.items():
         check_name(key, path=path("labels"))
         _check_text(value, path(f"labels.{key}"))
@@ -168,7 +171,7 @@ def _check_disk(disk: DiskSpec, path: str, *, has_image: bool) -> None:
         if disk.source is not None:
             raise SpecError("only a passthrough disk has a source", path=f"{path}.source", hint="add io: passthrough")
         if disk.image:
-            check_name(disk.image, path=f"{path}.image")
+            check_image_name(disk.image, path=f"{path}.image")
         elif disk.size is None and not (has_image and disk.image is None):
             raise SpecError("an empty disk needs a size", path=f"{path}.size", hint="write it like 10G")
         between(disk.size, Bytes(1 << 20), Bytes(1 << 50), f"{path}.size")
