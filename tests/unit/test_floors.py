@@ -55,6 +55,7 @@ KEPT_TO = {
 
 HEAVY = {
     "capstone",
+    "pycdlib",
     "cryptography",
     "rich",
     "paramiko",

@@ -17,6 +17,7 @@ from vmkit.errors import SpecError
 from vmkit.network.spec import NetworkSpec
 from vmkit.network.spec import parse as parse_network
 from vmkit.values import Bytes, quoted, to_plain
+from vmkit.vm.cloud_spec import CloudInitSpec, inlined, sealed
 from vmkit.vm.spec_checks import check_vm
 from vmkit.vm.spec_parts import (
     Accel,
@@ -39,6 +40,7 @@ from vmkit.vm.spec_parts import (
 __all__ = [
     "Accel",
     "Bus",
+    "CloudInitSpec",
     "DeviceSpec",
     "DiskIo",
     "DiskLimits",
@@ -59,6 +61,7 @@ __all__ = [
     "load",
     "load_document",
     "parse",
+    "remembered_form",
 ]
 
 FILE_LIMIT: Final = 1 << 20
@@ -91,6 +94,7 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         machine: 'auto', or a machine type such as 'q35' or 'pc'.
         disks: empty means one overlay of the image's disk, where it has one.
         nics: default is one on the network 'auto'.
+        cloud_init: what cloud-init does at the first boot; None for its defaults where the image is known to have it.
         cmdline: appended to the kernel command line of images that bring a kernel.
         qemu_args: further arguments for QEMU, as virt-install --qemu-commandline takes them.
         autostart: start with the host.
@@ -117,6 +121,7 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     machine: str = "auto"
     disks: tuple[DiskSpec, ...] = ()
     nics: tuple[NicSpec, ...] = (NicSpec(),)
+    cloud_init: CloudInitSpec | None = None
     cmdline: str = ""
     qemu_args: tuple[str, ...] = ()
     autostart: bool = False
@@ -129,12 +134,13 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else None
 
 
-def parse(data: Any, *, at: str = "") -> VmSpec:
-    """The spec in plain data (from YAML, JSON or keyword arguments).
+def parse(data: Any, *, at: str = "", base: Path | None = None) -> VmSpec:
+    """The spec in plain data (from YAML, JSON or keyword arguments). Files that `cloud_init` names are read.
 
     Args:
         data: a mapping.
         at: path of the mapping in its document, put before every path in an error.
+        base: folder that names of files start from; None is where the caller is.
 
     Raises:
         SpecError: a field is unknown, of the wrong type or out of range; says which.
@@ -144,6 +150,9 @@ def parse(data: Any, *, at: str = "") -> VmSpec:
         return data
     if not isinstance(data, dict):
         raise SpecError(f"a VM is a mapping, not {type(data).__name__}", path=at, hint="begin with 'name: web1'")
+    if "cloud_init" in data:
+        where = f"{at}.cloud_init".lstrip(".")
+        data = {**data, "cloud_init": inlined(data["cloud_init"], base or Path(), where)}
     try:
         spec = msgspec.convert(_as_meant(data), VmSpec, dec_hook=_decode, str_keys=True)
     except msgspec.ValidationError as e:
@@ -196,8 +205,10 @@ def load_document(path: Path | str) -> Document:
         networks += _items(document.get("networks") or [], f"{at}.networks".lstrip("."))
     if not vms and not networks:
         raise SpecError(f"{path}: there is no VM in it", hint="a VM begins with 'name: web1'")
+    base = Path() if str(path) == "-" else Path(path).parent
     found = Document(
-        tuple(parse_network(item, at=at) for at, item in networks), tuple(parse(item, at=at) for at, item in vms)
+        tuple(parse_network(item, at=at) for at, item in networks),
+        tuple(parse(item, at=at, base=base) for at, item in vms),
     )
     for specs, where in ((found.networks, networks), (found.vms, vms)):
         names = [s.name for s in specs]
@@ -229,6 +240,17 @@ def dump(spec: VmSpec) -> dict[str, Any]:
     """The spec as plain data, defaults left out: what `parse` takes."""
     # Lists where msgspec has tuples, so that it equals what comes back from JSON.
     plain: dict[str, Any] = to_plain(msgspec.to_builtins(spec, enc_hook=lambda v: int(v), str_keys=True))
+    return plain
+
+
+def remembered_form(spec: VmSpec) -> dict[str, Any]:
+    """As `dump`, but fit for the domain's metadata, which others can read: secrets are replaced by their digest.
+
+    Two specs that ask for the same have the same form. It parses; a VM cannot be made from what is sealed in it.
+    """
+    plain = dump(spec)
+    if cloud_init := plain.get("cloud_init"):
+        plain["cloud_init"] = sealed(cloud_init)
     return plain
 
 
