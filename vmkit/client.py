@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vmkit.lab.api import Labs
     from vmkit.migrate.api import Migrations
     from vmkit.migrate.jobs import Jobs
+    from vmkit.network.api import Networks
     from vmkit.vm.api import Vms
 
 
@@ -153,6 +154,13 @@ class Client:
         from vmkit.lab.api import Labs
 
         return Labs()
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The networks of the host."""
+        from vmkit.network.api import Networks
+
+        return Networks(self._connect)
 
     @cached_property
     def devices(self) -> Devices:

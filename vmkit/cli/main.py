@@ -48,6 +48,7 @@ COMMANDS: Final = {
     "list": Entry("vm", "list_", "List the VMs of a host."),
     "log": Entry("console", "log", "Print what a VM wrote to its serial console."),
     "migrate": Entry("migrate", "migrate", "Move a running VM to another host."),
+    "network": Entry("network", "network", "Make, show and remove networks; reserve addresses in them."),
     "pause": Entry("vm", "pause", "Let the vCPUs of VMs stand still."),
     "reboot": Entry("vm", "reboot", "Reboot VMs."),
     "resume": Entry("vm", "resume", "Let paused VMs run again."),

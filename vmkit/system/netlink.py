@@ -18,11 +18,12 @@ from vmkit.system.namespaces import NetworkNamespace
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface: number, name, and the text that `ip link set alias` gave it ('' if none)."""
+    """A network interface: number, name, text of `ip link set alias` ('' if none), number of its bridge (0 if none)."""
 
     index: int
     name: str
     alias: str
+    master: int = 0
 
 
 class Links:
@@ -40,7 +41,10 @@ class Links:
 
     def all(self) -> list[Link]:
         """Every interface."""
-        return [Link(m["index"], m.get("ifname"), m.get("ifalias") or "") for m in self._route.get_links()]
+        return [
+            Link(m["index"], m.get("ifname"), m.get("ifalias") or "", m.get("master") or 0)
+            for m in self._route.get_links()
+        ]
 
     def networks(self) -> list[IPv4Network]:
         """IPv4 networks and addresses that some route of any table leads to; default routes left out."""

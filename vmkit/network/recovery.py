@@ -1,0 +1,29 @@
+"""What was cut off: a network that was being made or removed goes; one that was being changed runs again."""
+
+from __future__ import annotations
+
+from vmkit.errors import UnreachableError
+from vmkit.hypervisor.host import Host
+from vmkit.network.make import restart, undo
+from vmkit.progress import Reporter
+from vmkit.system.journal import Entry
+
+
+def recover(entry: Entry, reporter: Reporter) -> str:
+    """Settle one entry; returns what was found and done.
+
+    Raises:
+        UnreachableError: the host does not answer; the entry is kept.
+    """
+    del reporter
+    record = entry.record
+    what = {"create": "making", "delete": "deletion", "change": "change"}[record.data["action"]]
+    try:
+        host = Host.connect(record.data["uri"])
+    except UnreachableError as e:
+        entry.keep = True
+        raise UnreachableError(f"{what} of network {record.subject}: {e.message}", hint=e.hint) from e
+    with host:
+        if record.data["action"] == "change":
+            return f"{what} of network {record.subject} was cut off; {restart(host, record.data)}"
+        return f"{what} of network {record.subject} was cut off at '{record.phase}'; {undo(host, record.data)}"
