@@ -13,7 +13,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _AS_THEY_ARE: Final = (
     *("image", "family", "guest", "vcpus", "memory", "accel", "cpu", "machine", "numa", "hugepages", "locked"),
-    *("balloon", "cmdline", "max_vcpus", "max_memory"),
+    *("balloon", "cmdline", "display", "max_vcpus", "max_memory"),
 )
 _WHOLE: Final = frozenset(
     [
@@ -63,6 +63,7 @@ _OPTIONS: Final = (
         help="cpu_shares=, cpu_quota=, memory= or io_weight=. Repeat.",
     ),
     click.option("--cmdline", help="Appended to the kernel command line."),
+    click.option("--display", help="none, vnc or spice: a screen that vmkit display leads to.  [default: none]"),
     click.option(
         "--qemu-arg", "qemu_args", multiple=True, metavar="ARG", help="A further argument for QEMU. Repeat for more."
     ),

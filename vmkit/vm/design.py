@@ -145,7 +145,7 @@ class Design:
     """All that the domain XML says, decided. `cpuset` are the host CPUs that all vCPUs keep to; empty for any.
 
     `max_vcpus` (0: as many as `vcpus`) and `max_memory` (None: as much as `memory`) are what it can grow to while it
-    runs, `spare_ports` the PCI Express ports that are kept free for devices.
+    runs, `spare_ports` the PCI Express ports that are kept free for devices. `display` is 'vnc', 'spice' or None.
     """
 
     name: str
@@ -169,6 +169,7 @@ class Design:
     max_vcpus: int = 0
     max_memory: Bytes | None = None
     spare_ports: int = 0
+    display: str | None = None
 
     @property
     def accelerator(self) -> str:

@@ -46,6 +46,7 @@ class HostFacts:
         node_free: free bytes by NUMA node.
         pinned: host CPUs that vCPUs of running VMs are pinned to; looked for where this VM is to be pinned.
         hyperv: Hyper-V enlightenments that libvirt offers with KVM; None if it does not say.
+        graphics: kinds of displays that QEMU was built with, as in 'vnc'; None if libvirt does not say.
         vendor: of the host's CPU, as in 'Intel'; '' if unknown.
         paging: 'nested' or 'shadow', as the KVM module is set; None if unknown.
         virtual_interrupts: whether APICv or AVIC is on; None if unknown.
@@ -75,6 +76,7 @@ class HostFacts:
     node_free: Mapping[int, int] = field(default_factory=dict)
     pinned: frozenset[int] = frozenset()
     hyperv: frozenset[str] | None = None
+    graphics: frozenset[str] | None = None
     vendor: str = ""
     paging: str | None = None
     virtual_interrupts: bool | None = None
@@ -115,6 +117,7 @@ def gather(host: Host, spec: VmSpec, reporter: Reporter = silent) -> HostFacts:
         node_free=_node_free(host, layout),
         pinned=_pinned(host) if qemu and _to_be_pinned(spec) else frozenset(),
         hyperv=_hyperv(offered.get("kvm", "")),
+        graphics=_graphics(next(iter(offered.values()), "")),
         vendor=seen.vendor,
         paging=seen.paging,
         virtual_interrupts=seen.virtual_interrupts,
@@ -166,6 +169,16 @@ def _node_free(host: Host, layout: Topology) -> dict[int, int]:
 def _pinned(host: Host) -> frozenset[int]:
     running: Iterable[str] = (d.xml() for d in host.domains() if d.state().active)
     return frozenset(n for xml in running for n in topology.pinned_in(xml))
+
+
+def _graphics(domain_capabilities: str) -> frozenset[str] | None:
+    """Displays that QEMU has (https://libvirt.org/formatdomaincaps.html, 'Graphics device')."""
+    if not domain_capabilities:
+        return None
+    known = ET.fromstring(domain_capabilities).find("devices/graphics")  # noqa: S314 - libvirt's own answer
+    if known is None:
+        return None
+    return frozenset(v.text or "" for v in known.iterfind("enum[@name='type']/value"))
 
 
 def _hyperv(domain_capabilities: str) -> frozenset[str] | None:

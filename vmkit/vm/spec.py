@@ -26,6 +26,7 @@ from vmkit.vm.spec_parts import (
     DiskIo,
     DiskLimits,
     DiskSpec,
+    DisplayKind,
     Family,
     Guest,
     HugePages,
@@ -45,6 +46,7 @@ __all__ = [
     "DiskIo",
     "DiskLimits",
     "DiskSpec",
+    "DisplayKind",
     "Document",
     "Family",
     "Guest",
@@ -96,6 +98,8 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         nics: default is one on the network 'auto'.
         cloud_init: what cloud-init does at the first boot; None for its defaults where the image is known to have it.
         cmdline: appended to the kernel command line of images that bring a kernel.
+        display: a screen with a graphics card, keyboard and pointer, which can be looked at by VNC or SPICE from the
+            host itself (it listens on 127.0.0.1); 'none' leaves the serial console alone.
         qemu_args: further arguments for QEMU, as virt-install --qemu-commandline takes them.
         autostart: start with the host.
         labels: free text by name, kept in the domain's metadata.
@@ -123,6 +127,7 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     nics: tuple[NicSpec, ...] = (NicSpec(),)
     cloud_init: CloudInitSpec | None = None
     cmdline: str = ""
+    display: DisplayKind = DisplayKind.NONE
     qemu_args: tuple[str, ...] = ()
     autostart: bool = False
     labels: dict[str, str] = {}

@@ -44,6 +44,14 @@ class HugePages(enum.Enum):
     SIZE_1G = "1G"
 
 
+class DisplayKind(enum.Enum):
+    """The screen of a VM, and by which protocol it is looked at."""
+
+    NONE = "none"
+    VNC = "vnc"
+    SPICE = "spice"
+
+
 class Bus(enum.Enum):
     """How a disk is attached."""
 

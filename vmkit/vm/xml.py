@@ -79,6 +79,8 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     devices.extend([xml_devices.nic(n, placement.hostdevs) for n in design.nics])
     devices.extend(xml_devices.hostdev(address) for address in design.devices)
     devices.extend(_serial(placement.console_log))
+    if design.display and design.domain_type != "test":
+        devices.extend(xml_devices.display(design.display))
     if design.agent:
         channel = ET.SubElement(devices, "channel", type="unix")
         ET.SubElement(channel, "target", type="virtio", name=AGENT_CHANNEL)

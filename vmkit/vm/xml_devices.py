@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 from vmkit.device.xml import source_address
-from vmkit.vm.design import Design, DiskDesign, NicDesign
+from vmkit.vm.design import Design, DiskDesign, NicDesign, SeedDesign
 from vmkit.vm.xml_limits import add, bandwidth, iotune
 
 
@@ -29,6 +29,17 @@ def disk(design: DiskDesign, path: str) -> ET.Element:
     ET.SubElement(element, "source", {"dev": design.source or ""} if block else {"file": path})
     ET.SubElement(element, "target", dev=design.device, bus=design.bus.value)
     add(element, "iotune", iotune(design.limits))
+    return element
+
+
+def seed(design: SeedDesign, path: str) -> ET.Element:
+    """The disk that cloud-init reads: a CD-ROM where it is on an emulated bus."""
+    virtio = design.bus.value == "virtio"
+    element = ET.Element("disk", type="file", device="disk" if virtio else "cdrom")
+    ET.SubElement(element, "driver", name="qemu", type="raw")
+    ET.SubElement(element, "source", file=path)
+    ET.SubElement(element, "target", dev=design.device, bus=design.bus.value)
+    ET.SubElement(element, "readonly")
     return element
 
 
@@ -97,6 +108,19 @@ def hostdev(address: str) -> ET.Element:
     element = ET.Element("hostdev", mode="subsystem", type="pci", managed="yes")
     ET.SubElement(ET.SubElement(element, "source"), "address", source_address(address))
     return element
+
+
+def display(kind: str) -> list[ET.Element]:
+    """A screen by VNC or SPICE, on the host's own loopback address alone, with a card that every guest can draw on.
+
+    The pointer is absolute, so that it stays under that of whoever looks; guests without virtio drivers use the PS/2
+    mouse that libvirt adds.
+    """
+    graphics = ET.Element("graphics", type=kind, autoport="yes")
+    ET.SubElement(graphics, "listen", type="address", address="127.0.0.1")
+    video = ET.Element("video")
+    ET.SubElement(video, "model", type="vga")
+    return [ET.Element("input", type="tablet", bus="virtio"), graphics, video]
 
 
 def balloon(design: Design) -> ET.Element:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from vmkit.errors import ConflictError, SpecError
 from vmkit.image.manifest import ImageKind
 from vmkit.plan import Plan, Step
-from vmkit.vm.choices import accelerator, cpu, disk, growth, helpers, limits, memory, nic, placement
+from vmkit.vm.choices import accelerator, cpu, disk, display, growth, helpers, limits, memory, nic, placement
 from vmkit.vm.choices.reasons import ASKED, Reasons
 from vmkit.vm.design import Design, NicDesign
 from vmkit.vm.facts import HostFacts
 from vmkit.vm.families import FAMILIES
 from vmkit.vm.spec import VmSpec
-from vmkit.vm.spec_parts import Family, NicIo
+from vmkit.vm.spec_parts import DisplayKind, Family, NicIo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +82,7 @@ def decide(
         max_vcpus=most,
         max_memory=room,
         spare_ports=growth.spare_ports(facts, machine),
+        display=display.display(spec, facts, why),
     )
     if spec.qemu_args:
         why.chose("qemu_args", " ".join(spec.qemu_args), "asked for; libvirt marks the domain as tainted")
@@ -113,7 +114,9 @@ def _cmdline(spec: VmSpec, image: Image | None, cards: tuple[NicDesign, ...], wh
         if spec.cmdline:
             raise SpecError("only images that bring a kernel take a command line", path="cmdline")
         return None
-    words = [image.cmdline, f"vmkit.name={spec.name}"] if image.kind is ImageKind.MICRO else [image.cmdline]
+    # The last console= is /dev/console, so that the screen comes before what the image names.
+    words = ["console=tty0"] if spec.display is not DisplayKind.NONE else []
+    words += [image.cmdline, f"vmkit.name={spec.name}"] if image.kind is ImageKind.MICRO else [image.cmdline]
     if image.kind is ImageKind.MICRO:
         words += _addresses(spec, cards)
         first = spec.nics[0].address if cards and cards[0].index == 0 else "none"
