@@ -24,9 +24,9 @@ NESTED_HOST = Facts(
     module="kvm_amd",
     others=(),
     vhost=True,
-    functions=False,
     root=True,
     local=True,
+    why_not_card="no network card here has virtual functions (SR-IOV)",
 )
 NO_KVM = Facts(
     kvm=False,
@@ -35,7 +35,6 @@ NO_KVM = Facts(
     module=None,
     others=(),
     vhost=False,
-    functions=False,
     root=True,
     local=True,
 )
@@ -155,8 +154,9 @@ def test_why_the_module_is_not_loaded_again(changes: dict[str, object], reason: 
 
 def test_without_leave_the_module_is_not_touched() -> None:
     layout = lay_out(NESTED_HOST, EVERY, WORKLOADS, shadow=False)
-    assert [s.mode for s in layout.skipped] == [Mode.SHADOW, Mode.SRIOV]
+    assert [s.mode for s in layout.skipped] == [Mode.SHADOW, Mode.VF]
     assert "--shadow" in layout.skipped[0].reason
+    assert "SR-IOV" in layout.skipped[1].reason
     assert len(layout.phases) == 1
 
 

@@ -15,6 +15,7 @@ from vmkit.progress import Note, Reporter, silent
 from vmkit.values import show_duration
 
 if TYPE_CHECKING:
+    from vmkit.bench.card import Card
     from vmkit.bench.layout import Facts
     from vmkit.bench.session import Samples
     from vmkit.host.doctor import Report
@@ -80,6 +81,7 @@ class Bench:
         from vmkit.bench import workloads as catalogue
         from vmkit.bench.layout import lay_out
         from vmkit.host import measured
+        from vmkit.host.measured import Area, Mode
         from vmkit.system.files import ensure_dir, home, locked, write_atomic
 
         chosen = catalogue.chosen(workloads)
@@ -94,7 +96,9 @@ class Bench:
             )
         with locked(home() / "bench" / "lock", busy="another process measures this machine"):
             report = self._doctor(probe=True, reporter=reporter)
-            layout = lay_out(_facts(host, report), wanted, chosen, shadow=shadow)
+            over_network = Mode.VF in wanted and any(w.area is Area.NETWORK for w in chosen)
+            card = _card(host) if over_network else ""
+            layout = lay_out(_facts(host, report, card), wanted, chosen, shadow=shadow)
             least = session.estimate(layout, chosen, wanted, seconds) * repeats
             reporter(Note(f"the samples alone take {show_duration(least)}; starting guests and programs comes on top"))
             image = _image(reporter)
@@ -150,7 +154,22 @@ def _within(path: str, value: int, most: int) -> None:
         raise SpecError(f"{value} is not between 1 and {most}", path=path)
 
 
-def _facts(host: Host, report: Report) -> Facts:
+def _card(host: Host) -> Card | str:
+    """The card that can lend a virtual function, or why there is none."""
+    from vmkit.bench.card import find_card
+    from vmkit.device.api import see
+    from vmkit.errors import VmkitError
+    from vmkit.system.netlink import Links
+
+    try:
+        seen = see(host)
+        with Links() as links:
+            return find_card(seen.facts, seen.uses(), links.networks())
+    except VmkitError as e:
+        return e.message
+
+
+def _facts(host: Host, report: Report, card: Card | str) -> Facts:
     from vmkit.bench.layout import Facts
     from vmkit.system import kvm_module
 
@@ -162,9 +181,10 @@ def _facts(host: Host, report: Report) -> Facts:
         module=kvm_module.loaded(),
         others=tuple(d.name for d in host.domains() if d.state().active),
         vhost=facts.kvm.vhost_net.present is True,
-        functions=bool(facts.pci.physical_functions),
         root=os.geteuid() == 0,
         local=host.local,
+        card=None if isinstance(card, str) else card,
+        why_not_card=card if isinstance(card, str) else "",
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from vmkit.bench import paging
+from vmkit.bench import lending, paging
 from vmkit.bench.layout import BRIDGE, BRIDGE_MAC, COMPUTE, Guest, subnet
 from vmkit.errors import NotFoundError, VmkitError
 from vmkit.hypervisor.host import Host
+from vmkit.progress import Reporter, silent
 from vmkit.vm.machine import Vm
+
+NAMES: Final = frozenset(Guest(mode).name for mode in COMPUTE)
+"""Of the VMs that a bench makes."""
 
 
 def remove_vms(host: Host, only: str | None = None) -> list[str]:
@@ -19,9 +23,8 @@ def remove_vms(host: Host, only: str | None = None) -> list[str]:
         VmkitError: one of them cannot be deleted.
     """
     removed: list[str] = []
-    names = {Guest(mode).name for mode in COMPUTE}
     for domain in host.domains():
-        if domain.name in names and only in (None, domain.name):
+        if domain.name in NAMES and only in (None, domain.name):
             try:
                 Vm(domain).delete(force=True)
             except NotFoundError:
@@ -54,8 +57,8 @@ def remove_bridge() -> bool:
         return BRIDGE in {link.name for link in links.all()} and links.delete(BRIDGE)
 
 
-def undo(host: Host, data: Mapping[str, Any]) -> list[str]:
-    """Delete the VMs and the bridge, and give KVM its paging back; says what was done.
+def undo(host: Host, data: Mapping[str, Any], reporter: Reporter = silent) -> list[str]:
+    """Delete the VMs and the bridge, give a card and KVM's paging back as they were; says what was done.
 
     Raises:
         VmkitError: something is left. Each part is tried all the same.
@@ -69,6 +72,7 @@ def undo(host: Host, data: Mapping[str, Any]) -> list[str]:
 
     parts: tuple[Callable[[], list[str]], ...] = (
         lambda: [f"deleted {name}" for name in remove_vms(host)],
+        lambda: lending.give_back(host, data, NAMES, reporter),
         lambda: [f"removed the bridge {BRIDGE}"] if remove_bridge() else [],
         paging_again,
     )

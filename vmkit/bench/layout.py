@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from vmkit.bench.card import PREFIX as CARD_PREFIX
+from vmkit.bench.card import Card
 from vmkit.bench.workloads import DISK_MIB, Workload
 from vmkit.errors import SpecError
 from vmkit.host.measured import Area, Mode, Skipped
@@ -18,7 +20,7 @@ MEMORY: Final = "320M"
 
 COMPUTE: Final = (Mode.NESTED, Mode.SHADOW, Mode.TCG)
 DISKS: Final = (Mode.VIRTIO, Mode.EMULATED)
-NICS: Final = (Mode.VHOST, Mode.VIRTIO, Mode.EMULATED)
+NICS: Final = (Mode.VHOST, Mode.VIRTIO, Mode.EMULATED, Mode.VF)
 DEFAULT_MODES: Final = tuple(Mode)
 
 
@@ -33,7 +35,8 @@ class Facts:
         module: kernel module that a change of paging reloads; None if there is none.
         others: names of VMs that run on the host.
         vhost: whether virtio NICs can have vhost.
-        functions: whether a physical function with virtual ones is there.
+        card: the card that can lend a virtual function; None if there is none.
+        why_not_card: the reason, where there is none.
         root: whether this process may reload modules and join networks.
         local: whether the host is this machine.
     """
@@ -44,9 +47,10 @@ class Facts:
     module: str | None
     others: tuple[str, ...]
     vhost: bool
-    functions: bool
     root: bool
     local: bool
+    card: Card | None = None
+    why_not_card: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,13 @@ class Guest:
     Attributes:
         mode: how its CPU is virtualised: NESTED, SHADOW or TCG.
         disks, nics: the roads that are measured in it, in the order of its devices.
+        card: the card whose virtual function is the last of its NICs, where VF is among them.
     """
 
     mode: Mode
     disks: tuple[Mode, ...] = ()
     nics: tuple[Mode, ...] = ()
+    card: Card | None = None
 
     @property
     def accelerator(self) -> str:
@@ -71,6 +77,21 @@ class Guest:
     def name(self) -> str:
         """Name of its VM."""
         return f"{PREFIX}{self.mode.value}"
+
+    def ends(self, mode: Mode) -> tuple[str, str]:
+        """Addresses of host and guest on the road `mode`."""
+        if mode is Mode.VF and self.card is not None:
+            return self.card.host, self.card.guest
+        return subnet(self.nics.index(mode))
+
+    @property
+    def bridged(self) -> int:
+        """How many of its NICs are ports of the host's bridge; they come first."""
+        return len(self.nics) - (Mode.VF in self.nics)
+
+    def without_card(self) -> Guest:
+        """The same without a virtual function."""
+        return replace(self, nics=tuple(m for m in self.nics if m is not Mode.VF), card=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +135,17 @@ def lay_out(facts: Facts, modes: tuple[Mode, ...], workloads: tuple[Workload, ..
     nics = _nics(facts, modes, skipped) if Area.NETWORK in areas else ()
     carrier = cpus[0] if cpus else None
     guests = [
-        Guest(m, disks if m is carrier else (), nics if m is carrier else ())
+        Guest(m, disks, nics, facts.card if Mode.VF in nics else None) if m is carrier else Guest(m)
         for m in cpus
         if compute or (m is carrier and (disks or nics))
     ]
     if not guests and Mode.NATIVE not in modes:
-        raise SpecError("nothing is left to measure", path="modes", hint="name modes and workloads that go together")
+        raise SpecError(
+            "nothing is left to measure",
+            path="modes",
+            hint="name modes and workloads that go together",
+            details=tuple(f"{s.mode.value}: {s.reason}" for s in skipped),
+        )
     current = Mode.SHADOW if facts.paging == "shadow" else Mode.NESTED
     first = tuple(g for g in guests if g.mode in (current, Mode.TCG))
     second = tuple(g for g in guests if g not in first)
@@ -160,21 +186,17 @@ def _cannot_reload(facts: Facts, mode: Mode, shadow: bool, skipped: list[Skipped
 
 
 def _nics(facts: Facts, modes: tuple[Mode, ...], skipped: list[Skipped]) -> tuple[Mode, ...]:
-    wanted = tuple(m for m in (*NICS, Mode.SRIOV) if m in modes)
+    wanted = tuple(m for m in NICS if m in modes)
     if not facts.root:
         skipped.extend(Skipped(m, "a network between host and guest takes root", Area.NETWORK) for m in wanted)
         return ()
     if Mode.VHOST in wanted and not facts.vhost:
         skipped.append(Skipped(Mode.VHOST, "there is no /dev/vhost-net: modprobe vhost_net", Area.NETWORK))
         wanted = tuple(m for m in wanted if m is not Mode.VHOST)
-    if Mode.SRIOV in wanted:
-        reason = (
-            "the way from host to virtual function leads through the card: it needs a second machine, or iperf3 by hand"
-            if facts.functions
-            else "no network card here has virtual functions"
-        )
-        skipped.append(Skipped(Mode.SRIOV, reason, Area.NETWORK))
-    return tuple(m for m in wanted if m is not Mode.SRIOV)
+    if Mode.VF in wanted and facts.card is None:
+        skipped.append(Skipped(Mode.VF, facts.why_not_card, Area.NETWORK))
+        wanted = tuple(m for m in wanted if m is not Mode.VF)
+    return wanted
 
 
 def subnet(index: int) -> tuple[str, str]:
@@ -188,18 +210,7 @@ def spec(guest: Guest, image: str) -> dict[str, Any]:
     disks += [
         {"size": f"{DISK_MIB}M", "image": "", "io": "virtio" if m is Mode.VIRTIO else "emulated"} for m in guest.disks
     ]
-    nics: list[dict[str, Any]] = []
-    for i, mode in enumerate(guest.nics):
-        nic: dict[str, Any] = {
-            "network": f"bridge:{BRIDGE}",
-            "address": f"{subnet(i)[1]}/29",
-            "mac": f"52:54:00:be:0c:{i:02x}",
-        }
-        if mode is Mode.EMULATED:
-            nic |= {"io": "emulated", "model": "e1000"}
-        else:
-            nic |= {"io": "virtio", "vhost": "on" if mode is Mode.VHOST else "off"}
-        nics.append(nic)
+    nics = [_nic(guest, i, mode) for i, mode in enumerate(guest.nics)]
     return {
         "name": guest.name,
         "image": image,
@@ -210,6 +221,17 @@ def spec(guest: Guest, image: str) -> dict[str, Any]:
         "nics": nics or [{"network": "none", "address": "none"}],
         "labels": {"made-by": "vmkit bench host"},
     }
+
+
+def _nic(guest: Guest, index: int, mode: Mode) -> dict[str, Any]:
+    address = guest.ends(mode)[1]
+    if mode is Mode.VF and guest.card is not None:
+        card = guest.card
+        return {"io": "sriov", "pf": card.net, "address": f"{address}/{CARD_PREFIX}", "mac": card.mac}
+    nic = {"network": f"bridge:{BRIDGE}", "address": f"{address}/29", "mac": f"52:54:00:be:0c:{index:02x}"}
+    if mode is Mode.EMULATED:
+        return nic | {"io": "emulated", "model": "e1000"}
+    return nic | {"io": "virtio", "vhost": "on" if mode is Mode.VHOST else "off"}
 
 
 def device(mode: Mode) -> str:

@@ -28,7 +28,7 @@ _COLOURS: Final = {
     Mode.VHOST: "#1b7f5c",
     Mode.VIRTIO: "#53b38a",
     Mode.EMULATED: "#c9543f",
-    Mode.SRIOV: "#6a51a3",
+    Mode.VF: "#6a51a3",
 }
 _FONT: Final = "DejaVu Sans, Helvetica, Arial, sans-serif"
 
@@ -111,7 +111,7 @@ def _range(low: float, high: float) -> str:
 def _bar(result: Result) -> Bar:
     part = result.efficiency or 0.0
     label = f"{percent(part)}, {amount(result.median)} {result.unit}"
-    devices = (Mode.VIRTIO, Mode.VHOST, Mode.EMULATED, Mode.SRIOV)
+    devices = (Mode.VIRTIO, Mode.VHOST, Mode.EMULATED, Mode.VF)
     return Bar(result.mode, 0.0, part, f"{label}, {title(result)}" if result.mode in devices else label)
 
 

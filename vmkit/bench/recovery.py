@@ -10,13 +10,12 @@ from vmkit.system.journal import Entry
 
 
 def recover(entry: Entry, reporter: Reporter = silent) -> str:
-    """Delete its guests and its network, and give KVM its paging back. Says in one line what it did.
+    """Delete its guests and network, give the card that took part and KVM's paging back. Says in one line what it did.
 
     Raises:
         UnreachableError: the host does not answer; the entry is kept.
         VmkitError: something is left; the entry is kept.
     """
-    del reporter
     record = entry.record
     try:
         host = Host.connect(record.data["uri"])
@@ -24,5 +23,5 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
         entry.keep = True
         raise UnreachableError(f"measuring {record.subject}: {e.message}", hint=e.hint) from e
     with host:
-        done = undo(host, record.data)
+        done = undo(host, record.data, reporter)
     return f"measuring {record.subject} was cut off; {', '.join(done) if done else 'nothing was left of it'}"

@@ -15,7 +15,7 @@ TITLES: Final = {
     Mode.VIRTIO: "virtio",
     Mode.VHOST: "virtio with vhost",
     Mode.EMULATED: "emulated",
-    Mode.SRIOV: "virtual function",
+    Mode.VF: "virtual function",
 }
 
 
@@ -100,7 +100,7 @@ def title(result: Result) -> str:
         name = "AHCI" if result.area is Area.DISK else "e1000"
     if result.mode is Mode.NATIVE and result.area is not Area.CPU:
         name = {Area.DISK: "host, cached file", Area.NETWORK: "host, loopback"}.get(result.area, name)
-    devices = (Mode.VIRTIO, Mode.VHOST, Mode.EMULATED, Mode.SRIOV)
+    devices = (Mode.VIRTIO, Mode.VHOST, Mode.EMULATED, Mode.VF)
     return f"{name} ({result.accelerator.upper()})" if result.mode in devices else name
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from vmkit.bench import paging
+from vmkit.bench import lending, paging
 from vmkit.bench.cleanup import make_bridge, remove_bridge, remove_vms, undo
-from vmkit.bench.layout import Guest, Layout, device, spec, subnet
+from vmkit.bench.layout import Guest, Layout, device, spec
 from vmkit.bench.native import PORT, Native
 from vmkit.bench.workloads import Workload
 from vmkit.errors import CancelledError, EffectError, SpecError, VmkitError
@@ -128,7 +128,7 @@ class Session:
 
     def _undo(self, entry: Entry) -> None:
         try:
-            undo(self._host, entry.record.data)
+            undo(self._host, entry.record.data, self._reporter)
         except VmkitError as e:
             entry.keep = True
             self._reporter(Note(f"not everything could be taken away, the next command tries again: {e.message}", True))
@@ -160,7 +160,7 @@ class Session:
         for guest in guests:
             self._check()
             try:
-                self._vms[guest.name] = self._make(guest)
+                made.append(self._make(entry, guest))
             except CancelledError:
                 raise
             except VmkitError as e:
@@ -168,18 +168,19 @@ class Session:
                 remove_vms(self._host, guest.name)
                 self.skipped.append(Skipped(guest.mode, f"the guest did not get ready: {e.message}"))
                 self._reporter(Note(f"{guest.mode.value} is left out: {e.message}", warning=True))
-                continue
-            made.append(guest)
         return tuple(made)
 
-    def _make(self, guest: Guest) -> Vm:
+    def _make(self, entry: Entry, guest: Guest) -> Guest:
+        """Make a guest and get it ready. Returns what can be measured in it: perhaps all but a virtual function."""
         seconds = stopwatch()
         self._reporter(Started("guest", guest.mode.value))
-        if guest.nics:
-            make_bridge(len(guest.nics))
-        created = Vms(lambda: self._host).create(spec(guest, self._image))
-        vm = created.vm
+        if guest.bridged:
+            make_bridge(guest.bridged)
+        guest = self._start(entry, guest)
+        vm = self._vms[guest.name]
         vm.wait(deadline=READY, reporter=lambda _event: self._check())
+        if guest.card and guest.card.mac not in _must(vm, ["sh", "-c", "cat /sys/class/net/*/address"]):
+            guest = self._without_card(guest, "the guest has no driver for it")
         script = ["load-modules /lib/modules/load-late 2>/dev/null", "mount -t ext4 -o ro /dev/vda /mnt"]
         script += ["mount -t tmpfs tmpfs /tmp"]
         for mode in guest.disks:
@@ -189,7 +190,29 @@ class Session:
             script.append(f"dd if=/dev/zero of={disk} bs=1M count=64 conv=fsync 2>/dev/null")
         _must(vm, ["sh", "-ec", "\n".join(script).replace("2>/dev/null\nmount", "2>/dev/null || true\nmount", 1)])
         self._reporter(Finished("guest", seconds(), guest.mode.value))
-        return vm
+        return guest
+
+    def _start(self, entry: Entry, guest: Guest) -> Guest:
+        """Start a guest, and without a virtual function if it cannot be had: the rest is measured all the same."""
+        vms = Vms(lambda: self._host)
+        if guest.card is not None:
+            try:
+                lending.set_up(self._host, entry, guest.card, self._reporter)
+                self._vms[guest.name] = vms.create(spec(guest, self._image)).vm
+            except VmkitError as e:
+                self._check()
+                guest = self._without_card(guest, e.message)
+            else:
+                return guest
+        self._vms[guest.name] = vms.create(spec(guest, self._image)).vm
+        return guest
+
+    def _without_card(self, guest: Guest, reason: str) -> Guest:
+        skipped = Skipped(Mode.VF, reason, Area.NETWORK)
+        if skipped not in self.skipped:  # a guest is made again in each of its phases
+            self.skipped.append(skipped)
+        self._reporter(Note(f"{Mode.VF.value} is left out: {reason}", warning=True))
+        return guest.without_card()
 
     def _round(self, guests: tuple[Guest, ...], scene: _Scene) -> None:
         """One sample of every workload in every mode, the modes of a workload one right after the other."""
@@ -230,7 +253,7 @@ class Session:
     def _in_guest(self, workload: Workload, guest: Guest, mode: Mode) -> str:
         limit = SLOWEST + workload.runs * self._seconds
         if workload.area is Area.NETWORK:
-            argv = workload.arguments(self._seconds, subnet(guest.nics.index(mode))[1])
+            argv = workload.arguments(self._seconds, guest.ends(mode)[1])
             # A server for one client: one that goes on listening gives up after errors. A second one ends by itself.
             serve = bench.command("/mnt/bench", "iperf3", ["--server", "--daemon", "--one-off", "--port", PORT])
 
@@ -305,10 +328,11 @@ def estimate(layout: Layout, workloads: tuple[Workload, ...], modes: tuple[Mode,
     return float((native + guests) * seconds)
 
 
-def _must(vm: Vm, argv: list[str]) -> None:
+def _must(vm: Vm, argv: list[str]) -> str:
     done = vm.guest_exec(argv, timeout=SLOWEST)
     if done.status != 0:
         raise EffectError(
             f"preparing {vm.name} failed with status {done.status}",
             details=tuple((done.stderr or done.stdout).strip().splitlines()[-5:]),
         )
+    return done.stdout

@@ -29,7 +29,7 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--modes", metavar="MODE,...", help="kvm-nested, kvm-shadow, tcg, virtio, vhost, emulated, native.")
+@click.option("--modes", metavar="MODE,...", help="native, kvm-nested, kvm-shadow, tcg, virtio, vhost, emulated, vf.")
 @click.option("--workloads", metavar="NAME,...", help="Areas (cpu, memory, disk, network) or single workloads.")
 @click.option("--seconds", type=int, help="Length of one sample.  [default: 5]")
 @click.option("--repeats", type=int, help="Samples of each.  [default: 3]")
@@ -64,7 +64,11 @@ def host(
 
     CPU, memory, disk and network with sysbench, stress-ng, fio and iperf3, the same files on the host and in the
     guests: KVM with nested (EPT, NPT) and with shadow page tables, TCG, virtio with and without vhost, emulated
-    devices. Guests have one virtual CPU, and are deleted afterwards. What cannot be measured is named, with the reason.
+    devices, a virtual function of a network card. Guests have one virtual CPU, and are deleted afterwards. What cannot
+    be measured is named, with the reason.
+
+    A card with SR-IOV lends a free virtual function, or gets one for that time if nobody uses the card; its switch
+    carries what host and guest send to each other. The host's end gets an address of 169.254.0.0/16 meanwhile.
 
     The figures are kept; 'vmkit explain' shows them.
     """

@@ -39,7 +39,7 @@ class Mode(enum.Enum):
     VIRTIO = "virtio"  # of a NIC: without vhost
     VHOST = "vhost"
     EMULATED = "emulated"  # AHCI, e1000
-    SRIOV = "sriov"
+    VF = "vf"  # virtual function of a card (SR-IOV), driven by the guest
 
 
 @dataclass(frozen=True, slots=True)
