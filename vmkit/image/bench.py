@@ -24,6 +24,9 @@ NAME: Final = "bench"
 PROGRAMS: Final = ("stress-ng", "sysbench", "fio", "iperf3")
 """Each the name of a Debian package as well."""
 
+VF_DRIVERS: Final = ("mlx5_core", "bnxt_en")
+"""Of virtual functions, beside those that every such image has (igbvf, ixgbevf, iavf): 5 MB and 1 MB."""
+
 FOLDER: Final = "bench"
 """Folder of the disk's root that holds them."""
 ARCHIVE: Final = "programs.tar.gz"
@@ -44,7 +47,13 @@ def build(name: str = NAME, *, force: bool = False, reporter: Reporter = silent)
             return micro.Content(tree, DISK_SIZE, folder / ARCHIVE)
 
     return micro.build(
-        name, kernel=micro.Kernel.GENERIC, fill=fill, min_memory=MIN_MEMORY, force=force, reporter=reporter
+        name,
+        kernel=micro.Kernel.GENERIC,
+        fill=fill,
+        more_drivers=VF_DRIVERS,
+        min_memory=MIN_MEMORY,
+        force=force,
+        reporter=reporter,
     )
 
 

@@ -89,11 +89,16 @@ def build(
     *,
     kernel: Kernel = Kernel.CLOUD,
     fill: Fill | None = None,
+    more_drivers: tuple[str, ...] = (),
     min_memory: Bytes | None = None,
     force: bool = False,
     reporter: Reporter = silent,
 ) -> Image:
-    """Build the image; see `vmkit.image.api.Images.build_micro`. `fill` puts something onto its disk."""
+    """Build the image; see `vmkit.image.api.Images.build_micro`.
+
+    `fill` puts something onto its disk. `more_drivers` are of cards that the guest has when it boots, too large to be
+    loaded by one that has none of them.
+    """
     if platform.machine() != "x86_64":
         raise UnsupportedError(f"the micro image is built on x86-64 only, not on {platform.machine()}")
     compiler = find_program("gcc", package="gcc libc6-dev")
@@ -110,7 +115,7 @@ def build(
             libraries = packages.libraries(tree / AGENT, "qemu-guest-agent", scratch)
         with step(reporter, "initramfs", "modules, agent and guest program"):
             guest = _compile(compiler, scratch)
-            nodes = [*_programs(tree, guest, libraries), *_modules(tree), *_templates()]
+            nodes = [*_programs(tree, guest, libraries), *_modules(tree, more_drivers), *_templates()]
             # Not compressed: under TCG unpacking zstd or gzip takes 0.2 s (measured), loading 10 MB takes none.
             (folder / "initrd").write_bytes(cpio.archive(cpio.with_parents(nodes)))
             packed = next((tree / "boot").glob("vmlinuz-*")).read_bytes()
@@ -180,7 +185,7 @@ def _programs(tree: Path, guest: bytes, libraries: list[Path]) -> Iterator[cpio.
         yield cpio.Node.file(f"{folder}/{library.name}", library.read_bytes(), 0o755)
 
 
-def _modules(tree: Path) -> Iterator[cpio.Node]:
+def _modules(tree: Path, more: tuple[str, ...] = ()) -> Iterator[cpio.Node]:
     folder = next(p for p in (tree / "lib/modules", tree / "usr/lib/modules") if p.is_dir())
     kernel = next(folder.iterdir())
     # The package leaves modules.dep to be made when it is installed.
@@ -188,13 +193,14 @@ def _modules(tree: Path) -> Iterator[cpio.Node]:
     dependencies = parse_dependencies((kernel / "modules.dep").read_text())
     builtin = (kernel / "modules.builtin").read_text().splitlines()
     order = load_order(MODULES, dependencies, builtin)
-    by_need = {d: load_order((), dependencies, builtin, (d,)) for d in (*NETWORK_DRIVERS, *DISK_DRIVERS)}
+    by_need = {d: load_order((), dependencies, builtin, (d,)) for d in (*NETWORK_DRIVERS, *DISK_DRIVERS, *more)}
     # A disk behind a SATA controller is one of the SCSI layer.
     disk = load_order((), dependencies, builtin, ("sd_mod",))
     by_need |= {d: [*by_need[d], *disk] for d in ("ahci", "ata_piix") if by_need[d]}
     late = load_order((), dependencies, builtin, (*LATE_MODULES, *NETWORK_DRIVERS, *DISK_DRIVERS))
     late = [p for p in late if p not in order]
-    for path in order + late:
+    on_demand = dict.fromkeys(p for d in more for p in by_need[d] if p not in order + late)
+    for path in (*order, *late, *on_demand):
         content = unsigned(unpacked(path, (kernel / path).read_bytes()))
         yield cpio.Node.file(_module_file(path), content)
     for name, paths in (("load", order), ("load-late", late)):
