@@ -40,9 +40,11 @@ MARKER: Final = " login:"
 """What agetty(8) writes when the system is up; units that log-ins wait for are then through."""
 CMDLINE: Final = (
     f"root=LABEL={LABEL} rw console=tty0 console=ttyS0 quiet net.ifnames=0 random.trust_cpu=on tsc=reliable "
-    "no_timer_check cryptomgr.notests"
+    "no_timer_check cryptomgr.notests "
+    "systemd.tty.term.console=dumb systemd.tty.rows.ttyS0=24 systemd.tty.columns.ttyS0=80"
 )
-"""As of the micro guest (see there); but the guest keeps the mitigations of CPU faults, since others may log in."""
+"""As of the micro guest (see there); but the guest keeps the mitigations of CPU faults, since others may log in.
+systemd.tty: systemd 257 asks the terminal for its size, which nobody answers, and clears the screen."""
 MIN_MEMORY: Final = Bytes.parse("256M")
 NEEDS: Final = Bytes.parse("3G")
 """Space on disk while the image is built."""
@@ -124,6 +126,9 @@ def _last(suite: str) -> list[str]:
         for archive, suites in entries
     )
     return [
+        # Of the packages that came before dpkg was told to leave these out.
+        "find usr/share/doc -type f ! -name copyright -delete",
+        "rm -rf usr/share/locale/* usr/share/man/*",
         f"kernel=$({depends} | sed -n 's/^ *Depends: //p' | grep '^linux-image-' | head -n 1)",
         'test -n "$kernel"',
         f'(cd .. && {apt} apt-get -q -o APT::Sandbox::User=root download "$kernel")',
