@@ -190,6 +190,8 @@ class Ground:
         self.facts = changed(without_vfs(free_host()), PF, vfs=(VF0,)) if count else without_vfs(free_host())
 
     def add_address(self, name: str, address: str, prefix: int) -> None:
+        if address in self.addresses:
+            raise ConflictError("it has it")
         self.done.append(f"add {name} {address}/{prefix}")
         self.addresses.add(address)
 
@@ -223,6 +225,7 @@ def test_a_card_is_set_up_once_and_given_back(ground: Ground) -> None:
     with journalled("bench", "host", "begin") as entry:
         for _ in range(2):
             lending.set_up(HOST, entry, replace(CARD, make=True))
+            lending.address(CARD)
         assert ground.done == [f"set {PF} 1", "add eth2 169.254.7.1/30"]
         said = lending.give_back(HOST, entry.record.data, NAMES)
     assert said == ["removed the address 169.254.7.1 of eth2", "took the virtual function of eth2 away"]
@@ -254,6 +257,7 @@ def test_what_has_changed_meanwhile_is_respected(ground: Ground, spoil: str) -> 
     events: list[Event] = []
     with journalled("bench", "host", "begin") as entry:
         lending.set_up(HOST, entry, replace(CARD, make=True))
+        lending.address(CARD)
         if spoil == "used":
             ground.refuses = ConflictError("1 of the 1 virtual functions of eth2 are in use")
         elif spoil == "more":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,13 +18,11 @@ from vmkit.system.journal import Entry
 
 
 def set_up(host: Host, entry: Entry, card: Card, reporter: Reporter = silent) -> None:
-    """Give a card its virtual function, if it has none, and the address of the host's end. Once for a measurement.
+    """Give a card its virtual function, if it has none, and note what `give_back` has to undo. Once for a measurement.
 
     Raises:
         RefusedError: not permitted. EffectError: the driver says no. Either way `give_back` undoes what was done.
     """
-    from vmkit.system.netlink import Links
-
     if "card" in entry.record.data:
         return
     # Others may have made some meanwhile: theirs are not replaced.
@@ -32,7 +31,20 @@ def set_up(host: Host, entry: Entry, card: Card, reporter: Reporter = silent) ->
     if make:
         reporter(Note(f"{card.net} gets a virtual function for the time of the measurement"))
         Sriov(lambda: host).set(card.address, 1)
-    with Links() as links:
+
+
+def address(card: Card) -> None:
+    """Give a card that was set up the address of the host's end, if it does not have it.
+
+    To be asked for again before each use: systemd-networkd takes addresses that it does not know from an interface
+    that it manages when its link comes back, and a card's link goes and comes as it gets virtual functions.
+
+    Raises:
+        RefusedError: not permitted. NotFoundError: the interface is gone.
+    """
+    from vmkit.system.netlink import Links
+
+    with Links() as links, contextlib.suppress(ConflictError):
         links.add_address(card.net, card.host, PREFIX)
 
 
