@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vmkit.migrate.jobs import Jobs
     from vmkit.network.api import Networks
     from vmkit.vm.api import Vms
+    from vmkit.vm.overview import Overviews
+    from vmkit.vm.screens import Screens
 
 
 class Client:
@@ -140,6 +142,20 @@ class Client:
         from vmkit.vm.api import Vms
 
         return Vms(self._connect)
+
+    @cached_property
+    def overviews(self) -> Overviews:
+        """The VMs of the host with their addresses, also as an inventory."""
+        from vmkit.vm.overview import Overviews
+
+        return Overviews(self._connect)
+
+    @cached_property
+    def screens(self) -> Screens:
+        """The screens of the host's VMs."""
+        from vmkit.vm.screens import Screens
+
+        return Screens(self._connect)
 
     @cached_property
     def bench(self) -> Bench:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vmkit.cli.context import Context
-from vmkit.cli.render import emit, note, output_option, progress, show_plan
+from vmkit.cli.render import Wide, emit, note, output_option, progress, show_plan
 from vmkit.cli.spec_flags import spec_of, spec_options
 from vmkit.errors import SpecError, VmkitError
 from vmkit.values import Bytes, parse_duration, show_duration
@@ -87,20 +87,22 @@ def apply(context: Context, path: str, *, wait: bool, deadline: str, plan: bool,
 @output_option
 @click.pass_obj
 def list_(context: Context, output: str) -> None:
-    """List the VMs of a host, whoever made them."""
-    rows = context.client().vms.list()
+    """List the VMs of a host, whoever made them. With -o wide also their addresses, which takes a little longer."""
+    client = context.client()
+    rows: list[Any] = list(client.overviews.list() if isinstance(output, Wide) else client.vms.list())
     if output == "table":
-        shown: Any = [
+        rows = [
             {**_plain(r), "memory": str(Bytes(r.memory)), "image": r.image or ("-" if r.managed else "(foreign)")}
             for r in rows
         ]
-    else:
-        shown = rows
-    emit(
-        shown,
-        output=output,
-        columns=[("NAME", "name"), ("STATE", "state"), ("VCPUS", "vcpus"), ("MEMORY", "memory"), ("IMAGE", "image")],
-    )
+    columns = [("NAME", "name"), ("STATE", "state"), ("VCPUS", "vcpus"), ("MEMORY", "memory"), ("IMAGE", "image")]
+    more = [
+        ("ACCELERATOR", "accelerator"),
+        ("ADDRESSES", "addresses"),
+        ("AUTOSTART", "autostart"),
+        ("LABELS", "labels"),
+    ]
+    emit(rows, output=output, columns=columns, wide=more)
 
 
 @click.command()
