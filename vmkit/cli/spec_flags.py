@@ -62,6 +62,18 @@ _OPTIONS: Final = (
         metavar="KEY=VALUE",
         help="cpu_shares=, cpu_quota=, memory= or io_weight=. Repeat.",
     ),
+    click.option("--user-data", metavar="FILE", help="What cloud-init does at the first boot: cloud-config, a script."),
+    click.option(
+        "--ssh-key",
+        "ssh_keys",
+        multiple=True,
+        metavar="FILE",
+        help="Public key that lets in. Repeat.  [default: yours]",
+    ),
+    click.option("--user", metavar="NAME", help="Account to make in place of the image's default user."),
+    click.option("--generate-password", is_flag=True, help="Give the user a password for the console; shown once."),
+    click.option("--hostname", metavar="NAME", help="Host name in the guest.  [default: that of the VM]"),
+    click.option("--network-config", metavar="FILE", help="cloud-init's network configuration, in place of --nic's."),
     click.option("--cmdline", help="Appended to the kernel command line."),
     click.option("--display", help="none, vnc or spice: a screen that vmkit display leads to.  [default: none]"),
     click.option(
@@ -73,7 +85,10 @@ _OPTIONS: Final = (
     ),
 )
 FLAGS: Final = frozenset(
-    [*_AS_THEY_ARE, "pins", "disks", "nics", "devices", "limits", "qemu_args", "autostart", "labels"]
+    [
+        *(*_AS_THEY_ARE, "pins", "disks", "nics", "devices", "limits", "qemu_args", "autostart", "labels"),
+        *("user_data", "ssh_keys", "user", "generate_password", "hostname", "network_config"),
+    ]
 )
 """Names of the parameters that `spec_options` gives to a command."""
 
@@ -102,6 +117,8 @@ def spec_of(name: str, flags: dict[str, Any]) -> dict[str, Any]:
         spec["devices"] = [{"address": text} for text in flags["devices"]]
     if flags["limits"]:
         spec["limits"] = _nested((_pair(text, "--limit") for text in flags["limits"]), "--limit")
+    if cloud_init := _cloud_init(flags):
+        spec["cloud_init"] = cloud_init
     if flags["qemu_args"]:
         spec["qemu_args"] = list(flags["qemu_args"])
     if flags["autostart"]:
@@ -109,6 +126,13 @@ def spec_of(name: str, flags: dict[str, Any]) -> dict[str, Any]:
     if flags["labels"]:
         spec["labels"] = dict(_pair(text, "--label") for text in flags["labels"])
     return spec
+
+
+def _cloud_init(flags: dict[str, Any]) -> dict[str, Any]:
+    files = {f"{key}_file": flags[key] for key in ("user_data", "network_config") if flags[key] is not None}
+    plain = {key: flags[key] for key in ("user", "hostname") if flags[key] is not None}
+    password = {"password": "generate"} if flags["generate_password"] else {}
+    return {**files, **plain, **password, **({"ssh_keys": list(flags["ssh_keys"])} if flags["ssh_keys"] else {})}
 
 
 def _pairs(text: str, first: str, option: str) -> dict[str, Any]:

@@ -51,9 +51,13 @@ def create(
     if output == "table":
         where = "shut off" if no_start else f"running under {made.accelerator}"
         click.echo(f"{name}: {where}{_ready(made.ready)}")
+        if made.password:
+            click.echo(f"password: {made.password}  (it is kept nowhere: note it down)")
         _show_steps(made.ready)
     else:
-        emit({"name": name, "accelerator": made.accelerator, "ready": made.ready, "plan": made.plan}, output=output)
+        password = {"password": made.password} if made.password else {}
+        shown_as = {"name": name, "accelerator": made.accelerator, "ready": made.ready, "plan": made.plan}
+        emit({**shown_as, **password}, output=output)
 
 
 @click.command()
@@ -192,32 +196,6 @@ def resume(context: Context, names: tuple[str, ...]) -> None:
 def delete(context: Context, names: tuple[str, ...], *, force: bool) -> None:
     """Delete VMs, with the disks and console logs that vmkit made for them; other disks are left alone."""
     _each(names, lambda name: "removed " + ", ".join(context.client().vms.get(name).delete(force=force)))
-
-
-@click.command()
-@click.argument("name")
-@click.option(
-    "--for", "layers", multiple=True, metavar="LAYER", help="running, console, boot, agent or address. Repeat for more."
-)
-@click.option("--deadline", default="90s", show_default=True, help="How long to wait.")
-@output_option
-@click.pass_obj
-def wait(context: Context, name: str, *, layers: tuple[str, ...], deadline: str, output: str) -> None:
-    """Wait until a VM is ready; says which layer is stuck if it is not in time."""
-    from vmkit.vm.readiness import Layer
-
-    known = [layer.value for layer in Layer]
-    if wrong := next((w for w in layers if w not in known), None):
-        raise SpecError(f"'{wrong}' is nothing to wait for", path="--for", hint=f"one of {', '.join(known)}")
-    vm = context.client().vms.get(name)
-    with progress() as reporter:
-        seconds = parse_duration(deadline, path="--deadline")
-        ready = vm.wait(layers=[Layer(w) for w in layers], deadline=seconds, reporter=reporter)
-    if output == "table":
-        click.echo(f"{name}:{_ready(ready).lstrip(',')}")
-        _show_steps(ready)
-    else:
-        emit(name if output == "name" else ready, output=output)
 
 
 def _readable(details: Details) -> dict[str, Any]:

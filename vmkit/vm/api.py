@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmkit.errors import ConflictError
+from vmkit.errors import ConflictError, VmkitError
 from vmkit.hypervisor.domain import DomainState
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter, silent
@@ -35,12 +35,13 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A VM that was made. `ready` is None where nobody waited."""
+    """A VM that was made. `ready` is None where nobody waited; a `password` that was generated is kept nowhere else."""
 
     vm: Vm
     accelerator: str
     plan: Plan
     ready: Ready | None
+    password: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Applied:
     action: str
     accelerator: str | None = None
     seconds: float | None = None
+    password: str | None = None
 
 
 class Vms:
@@ -165,8 +167,13 @@ class Vms:
         host = self._connect()
         prepared = prepare(host, parse(spec), reporter)
         vm = Vm(build(host, prepared, reporter, start=start))
-        ready = vm.wait(deadline=deadline, reporter=reporter) if wait and start else None
-        return Created(vm, prepared.design.accelerator, prepared.plan, ready)
+        try:
+            ready = vm.wait(deadline=deadline, reporter=reporter) if wait and start else None
+        except VmkitError as e:
+            if prepared.password:  # it is known nowhere else
+                e.details += (f"the password that was generated: {prepared.password}",)
+            raise
+        return Created(vm, prepared.design.accelerator, prepared.plan, ready, prepared.password)
 
     def apply(
         self,
@@ -194,7 +201,7 @@ class Vms:
             if spec.name not in existing:
                 made = self.create(spec, wait=wait, deadline=deadline, reporter=reporter)
                 seconds = made.ready.seconds if made.ready else None
-                done.append(Applied(spec.name, "created", made.accelerator, seconds))
+                done.append(Applied(spec.name, "created", made.accelerator, seconds, made.password))
                 continue
             vm = existing[spec.name]
             started = vm.state is not DomainState.PAUSED and vm.start()
@@ -213,7 +220,7 @@ def _measured(host: Host) -> Measured | None:
 
 
 def _check_same(vm: Vm, spec: VmSpec) -> None:
-    from vmkit.vm.spec import dump
+    from vmkit.vm.spec import remembered_form
 
     memory = vm.remembered()
     if memory is None:
@@ -221,7 +228,7 @@ def _check_same(vm: Vm, spec: VmSpec) -> None:
             f"'{vm.name}' exists on {vm.domain.host.uri}, and another tool made it",
             hint="give the VM in the file another name",
         )
-    wanted = dump(spec)
+    wanted = remembered_form(spec)
     differ = sorted(k for k in {*wanted, *memory.spec} if wanted.get(k) != memory.spec.get(k))
     if differ:
         raise ConflictError(

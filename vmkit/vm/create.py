@@ -19,13 +19,13 @@ from vmkit.progress import Reporter, silent
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.system.templates import template
-from vmkit.vm import devices, xml
+from vmkit.vm import devices, seeding, xml
 from vmkit.vm.choices.decide import decide
 from vmkit.vm.console_log import log_name, remove
 from vmkit.vm.design import Design
 from vmkit.vm.facts import gather
 from vmkit.vm.metadata import Remembered
-from vmkit.vm.spec import VmSpec, dump
+from vmkit.vm.spec import VmSpec, remembered_form
 
 if TYPE_CHECKING:
     from vmkit.device.plan import Pick, Wish
@@ -41,6 +41,12 @@ class Prepared:
     design: Design
     plan: Plan
     images: Mapping[str, Image]
+    seed: seeding.Wanted | None = None
+
+    @property
+    def password(self) -> str | None:
+        """The password that was made up for this VM; it is kept nowhere."""
+        return self.seed.password if self.seed else None
 
 
 def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent, *, again: bool = False) -> Prepared:
@@ -65,7 +71,9 @@ def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent, *, again: boo
         facts = replace(facts, domains=facts.domains - {spec.name})
     sizes = {name: virtual_size(image.disk.path) for name, image in images.items() if image.disk}
     design, plan = decide(spec, facts, images, sizes)
-    return Prepared(spec, design, devices.planned(host, spec, design, plan), images)
+    seed = seeding.wanted(spec, images[spec.image] if spec.image else None)
+    design, plan = seeding.planned(seed, design, plan)
+    return Prepared(spec, design, devices.planned(host, spec, design, plan), images, seed)
 
 
 def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start: bool = True) -> Domain:
@@ -109,12 +117,19 @@ def _make(
 ) -> Domain:
     """The steps. What is lent is given back when `lendings` closes after a failure: when the domain is gone again."""
     design, spec, log = prepared.design, prepared.spec, entry.record.data["log"]
-    pool = ensure_pool(host) if design.disks or log else None
+    pool = ensure_pool(host) if design.volumes or log else None
     placed = {}
     for name, image in prepared.images.items():
         placed[name] = place(host, image, reporter)
         checkpoint()
     paths = _make_volumes(pool, design, placed, entry) if pool else {}
+    access = None
+    if pool and design.seed and prepared.seed:
+        uuid = entry.record.data["uuid"]
+        design = seeding.with_addresses(design, uuid)
+        volume = design.seed.volume
+        _claim(pool, volume, entry)
+        paths[volume], access = seeding.make(pool, volume, prepared.seed, design, spec, uuid)
     main = placed.get(spec.image or "")
     checkpoint()
     wishes = devices.wishes_of(spec, design)
@@ -126,7 +141,7 @@ def _make(
         console_log=str(pool.folder / log) if pool and log else None,
         hostdevs=devices.addresses(picks, design),
     )
-    remembered = Remembered(dump(spec), spec.image, design.volumes, log)
+    remembered = Remembered(remembered_form(spec), spec.image, design.volumes, log, access)
     base = template("domain.xml").read_text()
     checkpoint()
     entry.advance("define")
@@ -193,17 +208,24 @@ def undo(host: Host, data: Mapping[str, object]) -> list[str]:
 def _make_volumes(pool: Pool, design: Design, placed: Mapping[str, Placed], entry: Entry) -> dict[str, str]:
     """Make each disk. A volume is journalled just before it is made, and only if it was not there before."""
     paths: dict[str, str] = {}
-    made: list[str] = []
     for disk in design.disks:
         if not disk.volume:
             continue  # a block device of the host
         backing = placed[disk.backing].disk if disk.backing else None
-        if pool.path(disk.volume) is not None:
-            raise ConflictError(
-                f"there is a volume {disk.volume} in {pool.folder} that belongs to no VM of this name",
-                hint="rename it or delete it, or give the VM another name",
-            )
-        made.append(disk.volume)
-        entry.advance("volumes", volumes=list(made))
+        _claim(pool, disk.volume, entry)
         paths[disk.volume] = pool.create(xml.volume_xml(disk.volume, disk.size, backing))
     return paths
+
+
+def _claim(pool: Pool, volume: str, entry: Entry) -> None:
+    """Journal that a volume will be made.
+
+    Raises:
+        ConflictError: there is one of that name, which is left alone.
+    """
+    if pool.path(volume) is not None:
+        raise ConflictError(
+            f"there is a volume {volume} in {pool.folder} that belongs to no VM of this name",
+            hint="rename it or delete it, or give the VM another name",
+        )
+    entry.advance("volumes", volumes=[*entry.record.data["volumes"], volume])

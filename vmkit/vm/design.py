@@ -106,6 +106,15 @@ class DiskDesign:
 
 
 @dataclass(frozen=True, slots=True)
+class SeedDesign:
+    """The read-only disk that cloud-init reads: name of its volume, and how it is attached."""
+
+    volume: str
+    bus: Bus
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class NicDesign:
     """A network card as it will be.
 
@@ -170,6 +179,7 @@ class Design:
     max_memory: Bytes | None = None
     spare_ports: int = 0
     display: str | None = None
+    seed: SeedDesign | None = None
 
     @property
     def accelerator(self) -> str:
@@ -184,4 +194,4 @@ class Design:
     @property
     def volumes(self) -> tuple[str, ...]:
         """Names of the disks that are made for it."""
-        return tuple(d.volume for d in self.disks if d.volume)
+        return (*(d.volume for d in self.disks if d.volume), *([self.seed.volume] if self.seed else []))

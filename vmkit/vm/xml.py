@@ -75,6 +75,8 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     set_size(root, Size(design.vcpus, design.max_vcpus or design.vcpus, design.memory, design.max_memory))
     xml_limits.add_to_domain(root, design.limits)
     devices.extend(xml_devices.disk(d, placement.volumes.get(d.volume, "")) for d in design.disks)
+    if design.seed:
+        devices.append(xml_devices.seed(design.seed, placement.volumes[design.seed.volume]))
     devices.extend(xml_devices.controllers(design))
     devices.extend([xml_devices.nic(n, placement.hostdevs) for n in design.nics])
     devices.extend(xml_devices.hostdev(address) for address in design.devices)

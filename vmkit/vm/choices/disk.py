@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from vmkit.errors import RefusedError, SpecError
@@ -196,6 +196,12 @@ def _cache(i: int, defaults: Defaults, facts: HostFacts, why: Reasons, *, block:
     where = facts.pool_file_system or "a file system that is not known"
     why.chose(f"disks[{i}].cache", "writeback", f"the pool is on {where}: direct I/O may fail there")
     return None, None
+
+
+def next_device(bus: Bus, taken: Sequence[str]) -> str:
+    """The first name that libvirt has for a disk on this bus, and that is not taken: 'vdb'."""
+    names = (_LETTERS[bus] + _letters(n) for n in range(len(taken) + 1))
+    return next(name for name in names if name not in taken)
 
 
 def _letters(n: int) -> str:
