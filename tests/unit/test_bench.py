@@ -287,3 +287,11 @@ def test_programs_are_unpacked_into_one_folder_and_nowhere_else(tmp_path: Path) 
         bench.unpack(image, out)
     with pytest.raises(UnsupportedError, match="no programs"):
         bench.unpack(Image("bench", ImageKind.MICRO, "x86_64", "", ""), out)
+
+
+def test_legend_of_all_modes_fits_into_the_picture() -> None:
+    every = [Result(Area.CPU, "integer", m, "kvm", "events/s", (1.0,), 2.0) for m in Mode if m is not Mode.NATIVE]
+    root = ET.fromstring(draw(run_of(INTEGER, *every)))
+    texts = [e for e in root.iter("{http://www.w3.org/2000/svg}text") if e.text == "virtual function"]
+    assert len(texts) == 1
+    assert float(texts[0].get("x", "0")) + 7 * len("virtual function") < float(root.get("width", "0"))

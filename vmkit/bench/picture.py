@@ -149,7 +149,7 @@ def _draw_group(root: ET.Element, group: Group, y: int) -> None:
 
 def _legend(root: ET.Element, shown: list[Group], y: int) -> None:
     used = dict.fromkeys(b.mode for g in shown[1:] for b in g.bars if b.mode)
-    x = float(_LEFT)
+    x = 24.0  # all of them together are as wide as the picture
     for mode in (m for m in _COLOURS if m in used):
         ET.SubElement(
             root,
