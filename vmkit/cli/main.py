@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "hotfix": Entry("hotfix", "hotfix", "Patch the code of running QEMU processes, and take it back."),
     "image": Entry("image", "image", "Build, import, list and delete images.", host=False),
     "inventory": Entry("inventory", "inventory", "Print the VMs of a host as an inventory for Ansible."),
+    "ip": Entry("wait", "ip", "Show the IP addresses of a VM, and who says so."),
     "jobs": Entry("jobs", "jobs", "See and cancel long operations, also from another terminal."),
     "lab": Entry("lab", "lab", "Throw-away hosts to try things on.", host=False),
     "limit": Entry("limit", "limit", "Show what a VM may take from its host, or change it while it runs."),
@@ -53,13 +54,16 @@ COMMANDS: Final = {
     "network": Entry("network", "network", "Make, show and remove networks; reserve addresses in them."),
     "pause": Entry("vm", "pause", "Let the vCPUs of VMs stand still."),
     "reboot": Entry("vm", "reboot", "Reboot VMs."),
+    "restore": Entry("snapshot", "restore", "Let VMs that were saved go on where they were."),
     "resume": Entry("vm", "resume", "Let paused VMs run again."),
+    "save": Entry("snapshot", "save", "Write the memory of VMs to disk and end them."),
     "screenshot": Entry("display", "screenshot", "Write what a VM's screen shows to a PNG file."),
     "show": Entry("vm", "show", "Show one VM in full."),
+    "snapshot": Entry("snapshot", "snapshot", "Keep the state of a VM, with its memory, and go back to it."),
     "sriov": Entry("sriov", "sriov", "Cards with virtual functions: see them, set how many."),
     "start": Entry("vm", "start", "Start VMs that are shut off."),
     "stop": Entry("vm", "stop", "Shut VMs down."),
-    "wait": Entry("vm", "wait", "Wait until a VM is ready."),
+    "wait": Entry("wait", "wait", "Wait until a VM is ready: booted, address, agent, ssh, cloud-init, a port."),
 }
 
 _READING: Final = frozenset(["completion", "help"])

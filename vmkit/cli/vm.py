@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,12 @@ import click
 from vmkit.cli.context import Context
 from vmkit.cli.render import Wide, emit, note, output_option, progress, show_plan
 from vmkit.cli.spec_flags import spec_of, spec_options
-from vmkit.errors import SpecError, VmkitError
-from vmkit.values import Bytes, parse_duration, show_duration
+from vmkit.cli.wait import ready_text, show_steps
+from vmkit.errors import VmkitError
+from vmkit.values import Bytes, parse_duration
 
 if TYPE_CHECKING:
     from vmkit.vm.machine import Details
-    from vmkit.vm.readiness import Ready
 
 names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 
@@ -50,10 +49,10 @@ def create(
         note(text, warning=True)
     if output == "table":
         where = "shut off" if no_start else f"running under {made.accelerator}"
-        click.echo(f"{name}: {where}{_ready(made.ready)}")
+        click.echo(f"{name}: {where}{ready_text(made.ready)}")
         if made.password:
             click.echo(f"password: {made.password}  (it is kept nowhere: note it down)")
-        _show_steps(made.ready)
+        show_steps(made.ready)
     else:
         password = {"password": made.password} if made.password else {}
         shown_as = {"name": name, "accelerator": made.accelerator, "ready": made.ready, "plan": made.plan}
@@ -138,7 +137,7 @@ def start(context: Context, names: tuple[str, ...], *, wait: bool, deadline: str
         with progress() as reporter:
             began = vm.start(reporter=reporter)
             ready = vm.wait(deadline=seconds, reporter=reporter) if wait else None
-        return ("running" if began else "runs already") + _ready(ready)
+        return ("running" if began else "runs already") + ready_text(ready)
 
     _each(names, act)
 
@@ -214,17 +213,6 @@ def _plain(row: Any) -> dict[str, Any]:
 
     plain: dict[str, Any] = to_plain(row)
     return plain
-
-
-def _ready(ready: Ready | None) -> str:
-    return "" if ready is None else f", ready after {show_duration(ready.seconds)}"
-
-
-def _show_steps(ready: Ready | None) -> None:
-    if sys.stderr.isatty():  # the progress display has just shown them
-        return
-    for step in ready.steps if ready else ():
-        click.echo(f"  {step.seconds:7.2f} s  {step.layer.value}" + (f"  {step.detail}" if step.detail else ""))
 
 
 def _each(names: tuple[str, ...], act: Callable[[str], str]) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import libvirt
 
-from vmkit.errors import NotFoundError, UnsupportedError
+from vmkit.errors import NotFoundError, UnsupportedError, VmkitError
 from vmkit.hypervisor.errors import translate, translated
 from vmkit.values import quoted
 
 if TYPE_CHECKING:
+    from vmkit.hypervisor.domain import Domain
     from vmkit.hypervisor.host import Host
 
 
@@ -164,3 +165,17 @@ def define(host: Host, xml: str) -> Network:
     """Define a network without starting it, or replace the definition of the one of the same uuid."""
     with translated("definition of a network"):
         return Network(host, host.handle.networkDefineXML(xml))
+
+
+def heard_of(domain: Domain) -> list[tuple[str, str]]:
+    """MAC and IP addresses of a running domain that its host's neighbour table (ARP) holds."""
+    try:
+        with translated(f"addresses of {domain.name}"):
+            found = domain.handle.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP)
+    except VmkitError:  # a driver that cannot, or a domain that does not run
+        return []
+    return [
+        ((interface.get("hwaddr") or "").lower(), address["addr"])
+        for interface in found.values()
+        for address in interface.get("addrs") or ()
+    ]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 from xml.etree import ElementTree as ET
+
+FORWARDING: Final = "vmkit-forward"
+"""Beginning of the names of QEMU's network back ends that forward ports; libvirt has none of that kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +24,16 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """A network card of a domain: `network` is 'network:NAME', 'bridge:NAME', 'user', ..."""
+    """A network card of a domain: `network` is 'network:NAME', 'bridge:NAME', 'user', ...
+
+    `forwards` are ports of the host that lead to it, as in 'tcp:127.0.0.1:2222:22' (vmkit.vm.forward).
+    """
 
     mac: str | None
     model: str | None
     network: str
     tap: str | None
+    forwards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,8 @@ def describe(xml: str) -> Described:
     kind = root.find("os/type")
     attributes = kind.attrib if kind is not None else {}
     domain_type = root.get("type", "")
-    args = root.iterfind("{http://libvirt.org/schemas/domain/qemu/1.0}commandline/{*}arg")
+    given = root.iterfind("{http://libvirt.org/schemas/domain/qemu/1.0}commandline/{*}arg")
+    args, forwarding = _without_forwarding([a.get("value", "") for a in given])
     return Described(
         accelerator="tcg" if domain_type == "qemu" else domain_type,
         arch=attributes.get("arch", ""),
@@ -56,9 +65,29 @@ def describe(xml: str) -> Described:
         cpu=_cpu(root.find("cpu")),
         kernel=root.findtext("os/kernel"),
         disks=tuple(_disk(d) for d in root.iterfind("devices/disk")),
-        nics=tuple(_nic(n) for n in root.iterfind("devices/interface")),
-        qemu_args=tuple(a.get("value", "") for a in args),
+        nics=(*(_nic(n) for n in root.iterfind("devices/interface")), *forwarding),
+        qemu_args=args,
     )
+
+
+def _without_forwarding(args: list[str]) -> tuple[tuple[str, ...], tuple[Nic, ...]]:
+    """Arguments for QEMU without those that make NICs with port forwards, and these NICs (vmkit.vm.xml_forward)."""
+    from vmkit.vm import forward
+
+    rest: list[str] = []
+    nics: list[Nic] = []
+    i = 0
+    while i < len(args):
+        if args[i] == "-netdev" and f"id={FORWARDING}" in (args[i + 1 : i + 2] or [""])[0] and i + 3 < len(args):
+            model, *options = args[i + 3].split(",")
+            mac = next((o.removeprefix("mac=") for o in options if o.startswith("mac=")), None)
+            forwards = tuple(str(f) for f in forward.of_netdev(args[i + 1]))
+            nics.append(Nic(mac, model.removesuffix("-net-pci"), "user", None, forwards))
+            i += 4
+            continue
+        rest.append(args[i])
+        i += 1
+    return tuple(rest), tuple(nics)
 
 
 def _cpu(cpu: ET.Element | None) -> str:

@@ -24,8 +24,22 @@ def answers(domain: Domain) -> bool:
     return True
 
 
-def run(domain: Domain, argv: Sequence[str], *, timeout: float = 60.0, stdin: bytes | None = None) -> Completed:
+def run(
+    domain: Domain,
+    argv: Sequence[str],
+    *,
+    timeout: float = 60.0,
+    stdin: bytes | None = None,
+    patience: int = _PATIENCE,
+) -> Completed:
     """Run a program in the guest, without a shell, to its end.
+
+    Args:
+        domain: the VM.
+        argv: program and arguments.
+        timeout: seconds until it has to have ended.
+        stdin: what it reads.
+        patience: whole seconds that the agent has for each answer.
 
     Raises:
         EffectError: the agent does not answer, or cannot start the program.
@@ -35,7 +49,7 @@ def run(domain: Domain, argv: Sequence[str], *, timeout: float = 60.0, stdin: by
     if stdin is not None:
         arguments["input-data"] = base64.b64encode(stdin).decode()
     try:
-        pid = domain.agent("guest-exec", arguments, timeout=_PATIENCE)["pid"]
+        pid = domain.agent("guest-exec", arguments, timeout=patience)["pid"]
     except VmkitError as e:
         raise EffectError(
             f"cannot run '{argv[0]}' in {domain.name}: {e.message}",
@@ -44,7 +58,7 @@ def run(domain: Domain, argv: Sequence[str], *, timeout: float = 60.0, stdin: by
     deadline = Deadline(timeout)
     pause = 0.02
     while True:
-        status = domain.agent("guest-exec-status", {"pid": pid}, timeout=_PATIENCE)
+        status = domain.agent("guest-exec-status", {"pid": pid}, timeout=patience)
         if status["exited"]:
             break
         if deadline.passed:

@@ -15,12 +15,13 @@ from vmkit.system.clock import Deadline
 if TYPE_CHECKING:
     from vmkit.plan import Plan
     from vmkit.system.process import Completed
+    from vmkit.vm.addresses import Found
     from vmkit.vm.describe import Disk, Nic
     from vmkit.vm.isolation import Isolation
     from vmkit.vm.limiting import Shown
     from vmkit.vm.limits import Change, Limits
     from vmkit.vm.metadata import Remembered
-    from vmkit.vm.readiness import Layer, Ready
+    from vmkit.vm.readiness import Goal, Layer, Ready
 
 ASK_AGAIN: Final = 10.0
 """Seconds after which a guest that still runs is asked again to shut down."""
@@ -110,13 +111,19 @@ class Vm:
             image=memory.image if memory else None,
             disks=described.disks,
             nics=described.nics,
-            addresses=tuple(self.domain.addresses()) if info.state is DomainState.RUNNING else (),
+            addresses=self.addresses().good if info.state is DomainState.RUNNING else (),
             qemu_args=described.qemu_args,
             labels=memory.spec.get("labels", {}) if memory else {},
             managed=memory is not None,
             limits=limits.live or limits.config,
             isolation=isolation.look(self.domain, xml) if info.state.active else None,
         )
+
+    def addresses(self) -> Found:
+        """Its IP addresses, the best first: what guest agent, DHCP server, ARP table and reservations say, merged."""
+        from vmkit.vm.addresses import Finder
+
+        return Finder(self.domain).look()
 
     def limits(self) -> Shown:
         """What it may take from its host: now, and at its next start."""
@@ -155,6 +162,7 @@ class Vm:
         Raises:
             ConflictError: it is paused, or an operation holds it.
         """
+        from vmkit.hypervisor.snapshot import saved
         from vmkit.vm.console_log import remove
         from vmkit.vm.devices import lent_for_start
 
@@ -164,7 +172,7 @@ class Vm:
         if state.active:
             return False
         memory = self.remembered()
-        if memory and memory.console_log:
+        if memory and memory.console_log and not saved(self.domain):  # a guest that was saved goes on
             remove(self.domain.host, memory.console_log)
         with lent_for_start(self.domain, reporter):
             self.domain.start()
@@ -270,8 +278,10 @@ class Vm:
         """
         from vmkit.image.place import POOL
         from vmkit.vm.devices import has_lendings, take_back
+        from vmkit.vm.snapshot.volumes import volumes_of
 
         lends = has_lendings(self.domain)
+        kept = volumes_of(self.domain)
         if self.state.active:
             if not force:
                 raise ConflictError(
@@ -286,7 +296,7 @@ class Vm:
         if persistent:
             self.domain.undefine()
         removed = [f"domain {self.name}"]
-        volumes = [*memory.volumes, *([memory.console_log] if memory.console_log else [])] if memory else []
+        volumes = [*memory.volumes, *([memory.console_log] if memory.console_log else []), *kept] if memory else []
         if volumes:
             pool = self.domain.host.pool(POOL)
             pool.refresh()
@@ -336,7 +346,9 @@ class Vm:
             marker=marker is not None, agent=agent, network=bool(nics), console=bool(memory and memory.console_log)
         )
 
-    def wait(self, *, layers: Sequence[Layer] = (), deadline: float = 60.0, reporter: Reporter = silent) -> Ready:
+    def wait(
+        self, *, layers: Sequence[Layer | Goal] = (), deadline: float = 60.0, reporter: Reporter = silent
+    ) -> Ready:
         """Wait until it is ready.
 
         Args:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from vmkit.errors import CancelledError, DeadlineError, EffectError, VmkitError
+from vmkit.errors import CancelledError, DeadlineError, EffectError, SpecError, VmkitError
 from vmkit.hypervisor.domain import Domain, DomainState
 from vmkit.progress import Finished, Reporter, Started, silent
 from vmkit.system.clock import Deadline, stopwatch
 from vmkit.system.interrupts import deferred
-from vmkit.vm import guest
+from vmkit.vm.probes import Probes
 
 
 class Layer(enum.Enum):
@@ -23,15 +23,68 @@ class Layer(enum.Enum):
     CONSOLE = "console"
     BOOT = "boot"
     AGENT = "agent"
-    ADDRESS = "address"
+    ADDRESS = "ip"
+    SSH = "ssh"
+    CLOUD_INIT = "cloud-init"
+    PORT = "port"
 
 
 STUCK = {
     Layer.CONSOLE: "the guest has not written a line to its serial console: no kernel or boot loader came up there",
     Layer.BOOT: "the kernel runs, but user space has not said that it is up",
     Layer.AGENT: "the guest agent does not answer",
-    Layer.ADDRESS: "the guest has no IP address",
+    Layer.ADDRESS: "no address of the guest is known that answers",
+    Layer.SSH: "nothing in the guest answers as an ssh server",
+    Layer.CLOUD_INIT: "cloud-init has not come to its end",
+    Layer.PORT: "nothing in the guest takes a connection there",
 }
+BEFORE = {
+    Layer.SSH: (Layer.ADDRESS,),
+    Layer.PORT: (Layer.ADDRESS,),
+}
+"""What has to be reached first, and so is waited for first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A layer to wait for; `port` is the TCP port of Layer.PORT."""
+
+    layer: Layer
+    port: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.layer.value}:{self.port}" if self.port else self.layer.value
+
+
+def parse_goal(text: str, path: str = "--for") -> Goal:
+    """Read 'boot', 'ip', 'agent', 'ssh', 'cloud-init', 'port:80', ... ('address' is 'ip').
+
+    Raises:
+        SpecError: it is nothing that can be waited for.
+    """
+    name, colon, number = text.partition(":")
+    known = [layer.value for layer in Layer if layer is not Layer.PORT]
+    if name == Layer.PORT.value:
+        if not (colon and number.isascii() and number.isdecimal() and 0 < int(number[:6]) < 65536):
+            raise SpecError(f"'{text}' names no port", path=path, hint="write it like port:80")
+        return Goal(Layer.PORT, int(number))
+    name = Layer.ADDRESS.value if name == "address" else name
+    if colon or name not in known:
+        raise SpecError(f"'{text}' is nothing to wait for", path=path, hint=f"one of {', '.join(known)}, port:N")
+    return Goal(Layer(name))
+
+
+def complete(wanted: Iterable[Layer | Goal]) -> tuple[Goal, ...]:
+    """Goals in the order in which they are waited for, with what each takes for granted before it."""
+    goals: list[Goal] = []
+    for one in wanted:
+        goal = one if isinstance(one, Goal) else Goal(one)
+        if goal.layer is Layer.PORT and goal.port is None:
+            raise SpecError("which port?", path="port", hint="write it like port:80")
+        goals += [Goal(layer) for layer in BEFORE.get(goal.layer, ())]
+        goals.append(goal)
+    order = list(Layer)
+    return tuple(sorted(dict.fromkeys(goals), key=lambda g: (order.index(g.layer), g.port or 0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +128,7 @@ def layers_for(*, marker: bool, agent: bool, network: bool, console: bool) -> tu
 
 def wait(
     domain: Domain,
-    layers: Iterable[Layer],
+    layers: Iterable[Layer | Goal],
     *,
     seconds: float,
     marker: str | None,
@@ -94,12 +147,14 @@ def wait(
 
     Raises:
         DeadlineError: says which layer is stuck and shows the last console lines. The VM is left as it is.
-        EffectError: the VM stopped meanwhile.
+        EffectError: the VM stopped meanwhile, or cloud-init ended with errors.
+        NotFoundError, UnsupportedError: what is waited for can never come: the guest has no cloud-init, say.
         CancelledError: Ctrl-C or a signal came. The VM is left as it is.
     """
+    goals = complete(layers)
     with deferred() as interrupted:
         try:
-            return _wait(domain, layers, seconds, marker, console, reporter, interrupted)
+            return _wait(domain, goals, seconds, Probes(domain, marker, console), reporter, interrupted)
         except VmkitError as e:
             if by := interrupted():  # which also ends the ssh below a connection: the error is only its echo
                 raise CancelledError(
@@ -110,47 +165,50 @@ def wait(
 
 def _wait(
     domain: Domain,
-    layers: Iterable[Layer],
+    goals: Iterable[Goal],
     seconds: float,
-    marker: str | None,
-    console: Callable[[], str],
+    probes: Probes,
     reporter: Reporter,
     interrupted: Callable[[], str | None],
 ) -> Ready:
     deadline = Deadline(seconds)
     clock = stopwatch()
     reached: list[Reached] = []
-    probes: dict[Layer, Callable[[], str | bool]] = {
-        Layer.RUNNING: lambda: domain.state() is DomainState.RUNNING,
-        Layer.CONSOLE: lambda: bool(console().strip()),
-        Layer.BOOT: lambda: marker is not None and marker in console(),
-        Layer.AGENT: lambda: guest.answers(domain),
-        Layer.ADDRESS: lambda: next(iter(domain.addresses()), ""),
+    ask: dict[Layer, Callable[[Goal], str | bool]] = {
+        Layer.RUNNING: lambda _: domain.state() is DomainState.RUNNING,
+        Layer.CONSOLE: lambda _: bool(probes.console().strip()),
+        Layer.BOOT: lambda _: probes.marker is not None and probes.marker in probes.console(),
+        Layer.AGENT: lambda _: probes.agent(),
+        Layer.ADDRESS: lambda _: probes.address(),
+        Layer.SSH: lambda _: probes.ssh(),
+        Layer.CLOUD_INIT: lambda _: probes.cloud_init(),
+        Layer.PORT: lambda goal: probes.port(goal.port or 0),
     }
-    for layer in layers:
-        reporter(Started(layer.value))
+    for goal in goals:
+        reporter(Started(str(goal)))
         begin = clock()
-        while not (found := probes[layer]()):
-            _check_alive(domain, layer, console)
+        while not (found := ask[goal.layer](goal)):
+            _check_alive(domain, goal, probes.console)
             if interrupted():
-                raise CancelledError(f"the wait for '{layer.value}' was stopped")
+                raise CancelledError(f"the wait for '{goal}' was stopped")
             if deadline.passed:
-                raise _stuck(domain, layer, seconds, console())
-            time.sleep(0.1)
-        detail = found if isinstance(found, str) else ""
-        reached.append(Reached(layer, round(clock(), 3), detail))
-        reporter(Finished(layer.value, clock() - begin, detail))
+                raise _stuck(domain, goal, seconds, probes)
+            time.sleep(min(probes.pause, max(0.05, deadline.left)))
+        detail = found if isinstance(found, str) else str(goal.port or "")
+        reached.append(Reached(goal.layer, round(clock(), 3), detail))
+        reporter(Finished(str(goal), clock() - begin, detail))
     return Ready(tuple(reached), round(clock(), 3))
 
 
-def _stuck(domain: Domain, layer: Layer, seconds: float, console: str) -> DeadlineError:
+def _stuck(domain: Domain, goal: Goal, seconds: float, probes: Probes) -> DeadlineError:
     name = domain.name
-    why = f"the domain is {domain.state().value}" if layer is Layer.RUNNING else STUCK[layer]
+    why = f"the domain is {domain.state().value}" if goal.layer is Layer.RUNNING else STUCK[goal.layer]
+    tail = last_lines(probes.console())
     return DeadlineError(
-        f"{name} is not ready after {seconds:g} s, stuck at '{layer.value}': {why}",
+        f"{name} is not ready after {seconds:g} s, stuck at '{goal}': {why}",
         hint=f"the VM was kept: vmkit console {name}, vmkit log {name}, vmkit wait {name}, or "
         f"vmkit delete --force {name}",
-        details=last_lines(console),
+        details=(*probes.said(), *tail),
     )
 
 
@@ -161,11 +219,11 @@ def last_lines(text: str, count: int = 8) -> tuple[str, ...]:
     return tuple(f"console| {line[:200]}" for line in lines[-count:])
 
 
-def _check_alive(domain: Domain, layer: Layer, console: Callable[[], str]) -> None:
+def _check_alive(domain: Domain, goal: Goal, console: Callable[[], str]) -> None:
     state = domain.state()
-    if layer is not Layer.RUNNING and state in (DomainState.SHUTOFF, DomainState.CRASHED):
+    if goal.layer is not Layer.RUNNING and state in (DomainState.SHUTOFF, DomainState.CRASHED):
         raise EffectError(
-            f"{domain.name} stopped while waiting for '{layer.value}'",
+            f"{domain.name} stopped while waiting for '{goal}'",
             left=f"it is {state.value}",
             hint=f"vmkit log {domain.name}",
             details=last_lines(console()),
