@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from vmkit.progress import Reporter, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from vmkit.bench.api import Bench
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vmkit.vm.api import Vms
     from vmkit.vm.overview import Overviews
     from vmkit.vm.screens import Screens
+    from vmkit.vm.snapshot.api import Snapshots
 
 
 class Client:
@@ -68,8 +70,12 @@ class Client:
     def _connect(self) -> Host:
         return self.host
 
-    def console(self, name: str, *, force: bool = False, history: bool = True) -> str:
+    def console(
+        self, name: str, *, force: bool = False, history: bool = True, attached: Callable[[], None] = lambda: None
+    ) -> str:
         """Connect this terminal with the serial console of a VM until Ctrl-]; returns how that ended.
+
+        Unless `history` is False it begins with what was written before; then `attached` is called.
 
         Raises:
             ConflictError: the VM is shut off, or somebody is attached and `force` is not set.
@@ -78,7 +84,7 @@ class Client:
         from vmkit.vm.console import attach
 
         with Host.connect(self.uri, events=True) as host:
-            return attach(host, name, force=force, history=history)
+            return attach(host, name, force=force, history=history, attached=attached)
 
     def doctor(
         self,
@@ -177,6 +183,13 @@ class Client:
         from vmkit.network.api import Networks
 
         return Networks(self._connect)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """Snapshots and saved memory of the host's VMs."""
+        from vmkit.vm.snapshot.api import Snapshots
+
+        return Snapshots(self._connect)
 
     @cached_property
     def devices(self) -> Devices:

@@ -18,6 +18,7 @@ OWNERS: Final = {
     "lab": "vmkit.lab.recovery",
     "limit": "vmkit.vm.limiting",
     "migrate": "vmkit.migrate.recovery",
+    "snapshot": "vmkit.vm.snapshot.recovery",
     "network": "vmkit.network.recovery",
 }
 

@@ -18,7 +18,7 @@ _FROM_SNAPSHOT = {
 
 @dataclass(frozen=True, slots=True)
 class SnapshotXml:
-    """A snapshot as libvirt describes it (https://libvirt.org/formatsnapshot.html), and whether it is the current one."""
+    """A snapshot as libvirt describes it (https://libvirt.org/formatsnapshot.html), and whether it is current."""
 
     xml: str
     current: bool
@@ -82,6 +82,12 @@ def from_snapshot(domain: Domain) -> bool:
     with translated(f"state of {domain.name}"):
         state, reason = domain.handle.state()
     return bool(_FROM_SNAPSHOT.get(state) == reason)
+
+
+def run_id(domain: Domain) -> int | None:
+    """libvirt's number of this run of a domain, another at each start; None while it is off."""
+    number = int(domain.handle.ID())
+    return None if number < 0 else number
 
 
 # -- saved memory

@@ -1,0 +1,1 @@
+"""Snapshots of a VM: taken, shown as a tree, gone back to, deleted."""
