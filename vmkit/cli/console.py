@@ -14,10 +14,17 @@ from vmkit.cli.render import note
 @click.option("--history/--no-history", default=True, help="Print first what was written before.  [default: history]")
 @click.pass_obj
 def console(context: Context, name: str, *, force: bool, history: bool) -> None:
-    """Attach to the serial console of a VM. Ctrl-] detaches."""
-    note(f"console of {name}: Ctrl-] detaches, Enter wakes a shell")
-    how = context.client().console(name, force=force, history=history)
-    note(f"\r\n{how}")
+    """Attach to the serial console of a VM. Ctrl-] detaches.
+
+    It begins with what the guest has written since it was started, from the first byte; vmkit log prints that alone.
+    """
+
+    def attached() -> None:
+        # Behind the history, where it is seen; and in case the terminal is raw and at the end of a line.
+        note(f"\r\n--- console of {name}: Ctrl-] detaches, Enter wakes a shell ---\r")
+
+    how = context.client().console(name, force=force, history=history, attached=attached)
+    note(f"\r\n--- {how} ---")
 
 
 @click.command()

@@ -13,7 +13,13 @@ ESCAPE = b"\x1d"
 """Ctrl-], as in virsh, telnet and docker's kin."""
 
 
-def pass_through(send: Callable[[bytes], None], closed: Callable[[], bool]) -> str:
+_RESET = b"\x1b[0m\x1b[?25h\x1b[?7h"
+"""Colours off, cursor shown, lines wrapped: a guest may have left it otherwise."""
+
+
+def pass_through(
+    send: Callable[[bytes], None], closed: Callable[[], bool], *, idle: Callable[[], None] = lambda: None
+) -> str:
     """Read keys from standard input and pass them to `send` until Ctrl-] or the end of the input.
 
     The terminal is put into raw mode meanwhile, and back whatever happens.
@@ -21,6 +27,7 @@ def pass_through(send: Callable[[bytes], None], closed: Callable[[], bool]) -> s
     Args:
         send: takes what was typed.
         closed: whether the other side is gone.
+        idle: called between keys, at least every 0.2 s.
 
     Returns:
         'detached' (the key was pressed), 'end of input', or 'closed'.
@@ -31,6 +38,7 @@ def pass_through(send: Callable[[bytes], None], closed: Callable[[], bool]) -> s
         if before is not None:
             tty.setraw(fd)
         while not closed():
+            idle()
             if not select.select([fd], [], [], 0.2)[0]:
                 continue
             data = os.read(fd, 4096)
@@ -45,6 +53,8 @@ def pass_through(send: Callable[[bytes], None], closed: Callable[[], bool]) -> s
     finally:
         if before is not None:
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
+            if sys.stdout.isatty():
+                write_out(_RESET)
 
 
 def write_out(data: bytes) -> None:

@@ -20,17 +20,22 @@ def read(host: Host, volume: str, *, last: int | None = None) -> str:
     Raises:
         UnreachableError: the host does not answer.
     """
+    return read_bytes(host, volume, last=last).decode(errors="replace")
+
+
+def read_bytes(host: Host, volume: str, *, last: int | None = None) -> bytes:
+    """As `read`, as it was written."""
     pool = host.pool(POOL)
     local = Path(pool.folder) / volume
     if host.local and local.exists():
         with local.open("rb") as f:
             size = local.stat().st_size
             f.seek(max(0, size - last) if last is not None else 0)
-            return f.read().decode(errors="replace")
+            return f.read()
     try:
-        return pool.read(volume, last=last).decode(errors="replace")
+        return pool.read(volume, last=last)
     except NotFoundError:
-        return ""
+        return b""
 
 
 def remove(host: Host, volume: str) -> None:
