@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vmkit.migrate.jobs import Jobs
     from vmkit.network.api import Networks
     from vmkit.vm.api import Vms
+    from vmkit.vm.clone.api import Clones
     from vmkit.vm.overview import Overviews
     from vmkit.vm.screens import Screens
     from vmkit.vm.snapshot.api import Snapshots
@@ -148,6 +149,13 @@ class Client:
         from vmkit.vm.api import Vms
 
         return Vms(self._connect)
+
+    @cached_property
+    def clones(self) -> Clones:
+        """Copies of the host's VMs, and VMs that go on from a saved memory."""
+        from vmkit.vm.clone.api import Clones
+
+        return Clones(self._connect)
 
     @cached_property
     def overviews(self) -> Overviews:

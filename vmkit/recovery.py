@@ -12,6 +12,7 @@ from vmkit.system.journal import DAMAGED, Record, records, taken_over
 
 OWNERS: Final = {
     "bench": "vmkit.bench.recovery",
+    "clone": "vmkit.vm.clone.recovery",
     "create": "vmkit.vm.recovery",
     "hotfix": "vmkit.hotfix.recovery",
     "image": "vmkit.image.recovery",

@@ -135,7 +135,7 @@ def _link(file: ImageFile, target: Path) -> bool:
     half = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     try:
         shutil.copyfile(file.path, half)
-        half.chmod(0o644)
+        half.chmod(file.path.stat().st_mode & 0o777)
         sync_file(half)
         half.rename(target)
         sync_dir(target.parent)

@@ -161,6 +161,35 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
+def copy_with_head(source: Path, target: Path, head: bytes) -> None:
+    """Make a new file, for its owner alone: `head`, and then what `source` has behind as many bytes.
+
+    The kernel copies; where the file system can, both share the blocks. Nothing is brought to the disk: the file is
+    for an immediate use.
+
+    Raises:
+        ConflictError: there is a file `target`.
+        RefusedError: not permitted, or no space; nothing is left.
+    """
+    try:
+        with source.open("rb") as old:
+            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as new:
+                new.write(head)
+                new.flush()
+                at, end = len(head), os.fstat(old.fileno()).st_size
+                while at < end:
+                    copied = os.copy_file_range(old.fileno(), new.fileno(), end - at, at, at)
+                    if copied == 0:
+                        break
+                    at += copied
+    except FileExistsError as e:
+        raise ConflictError(f"{target} exists") from e
+    except OSError as e:
+        target.unlink(missing_ok=True)
+        raise _cannot("write", target, e) from e
+
+
 def free_space(path: Path) -> int:
     """Bytes that this user can still write in the file system of `path` (or of its nearest parent that exists)."""
     while not path.exists():

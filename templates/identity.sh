@@ -1,0 +1,115 @@
+# What the guest of a copy runs so that it becomes a machine of its own. Read by any POSIX shell, busybox's too.
+#
+# Variables that are set before: name, machine_id, now (seconds since 1970), seed (hexadecimal, for random numbers),
+# seedless (yes: the disk that cloud-init read is empty now), and
+# cards: one line a card: OLD-MAC NEW-MAC ADDRESS|dhcp|none GATEWAY|- OLD-ADDRESS|-
+# The cables are pulled while this runs; addresses are asked for in the background as soon as they are plugged in.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL=C
+changed=
+log() { echo "vmkit-identity: $*"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+date -u -s "@$now" >/dev/null 2>&1
+printf '%s' "$seed" >/dev/urandom
+
+old_name=$(hostname)
+hostname "$name"
+[ ! -e /etc/hostname ] || echo "$name" >/etc/hostname
+[ ! -e /etc/hosts ] || [ "$old_name" = "$name" ] || sed -i "s/\\b$old_name\\b/$name/g" /etc/hosts
+
+[ ! -f /var/lib/dbus/machine-id ] || [ -L /var/lib/dbus/machine-id ] || printf '%s\n' "$machine_id" >/var/lib/dbus/machine-id
+[ ! -d /etc ] || printf '%s\n' "$machine_id" >/etc/machine-id
+if [ -d /etc/cloud/cloud.cfg.d ]; then
+  # At each boot cloud-init would set the name of its seed again; without a seed it would do everything anew.
+  echo "preserve_hostname: true" >/etc/cloud/cloud.cfg.d/99-vmkit-identity.cfg
+  [ "$seedless" = no ] || : >/etc/cloud/cloud-init.disabled
+fi
+rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret 2>/dev/null
+
+cards_left=$cards
+while [ -n "$cards_left" ]; do
+  line=${cards_left%%
+*}
+  case $cards_left in
+    *"
+"*) cards_left=${cards_left#*
+} ;;
+    *) cards_left= ;;
+  esac
+  set -- $line
+  [ $# -ge 5 ] || continue
+  for path in /sys/class/net/*; do
+    [ -e "$path/device" ] && [ ! -e "$path/master" ] || continue
+    read -r mac <"$path/address"
+    [ "$mac" = "$1" ] || [ "$mac" = "$2" ] || continue # a copy that was booted has its new address already
+    card=${path##*/}
+    ip link set dev "$card" down
+    ip addr flush dev "$card" 2>/dev/null
+    [ "$mac" = "$2" ] || ip link set dev "$card" address "$2" || log "card $card keeps the address $1"
+    ip link set dev "$card" up
+    changed="$changed $card=$3=$4"
+  done
+  for file in /etc/netplan/* /etc/systemd/network/* /run/systemd/network/* /etc/network/interfaces \
+    /etc/network/interfaces.d/* /etc/NetworkManager/system-connections/* /etc/udev/rules.d/*; do
+    [ -f "$file" ] || continue
+    sed -i "s/$1/$2/gI" "$file"
+    [ "$5" = - ] || [ "$3" = dhcp ] || [ "$3" = none ] || sed -i "s|$5|$3|g" "$file"
+  done
+done
+
+# Waits for the cable, then for what gives this kind of guest its addresses.
+plugged() {
+  tries=0
+  while [ $tries -lt 600 ]; do
+    read -r carrier 2>/dev/null <"/sys/class/net/$1/carrier" && [ "$carrier" = 1 ] && return 0
+    sleep 0.05 2>/dev/null || sleep 1
+    tries=$((tries + 1))
+  done
+  return 1
+}
+
+by_hand() { # CARD ADDRESS GATEWAY
+  case $2 in
+    none) ;;
+    dhcp) udhcpc -i "$1" -s /etc/udhcpc -b -t 3 -T 1 -A 5 -x "hostname:$name" ;;
+    *)
+      ip addr add "$2" dev "$1"
+      [ "$3" = - ] || ip route replace default via "$3" dev "$1"
+      ;;
+  esac
+}
+
+network() {
+  for word in $changed; do
+    plugged "${word%%=*}"
+  done
+  if [ -x /etc/udhcpc ]; then
+    for word in $changed; do
+      rest=${word#*=}
+      by_hand "${word%%=*}" "${rest%=*}" "${rest##*=}"
+    done
+  elif have networkctl && systemctl -q is-active systemd-networkd; then
+    have netplan && netplan generate
+    systemctl restart systemd-networkd
+  elif have nmcli && systemctl -q is-active NetworkManager; then
+    nmcli connection reload
+    systemctl restart NetworkManager
+  elif have ifup; then
+    for word in $changed; do
+      ifdown --force "${word%%=*}"
+      ifup "${word%%=*}"
+    done
+  fi
+}
+
+if [ -x /etc/udhcpc ] && have killall; then
+  killall -q udhcpc
+fi
+if ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1; then
+  rm -f /etc/ssh/ssh_host_*
+  ssh-keygen -q -A
+  systemctl -q try-restart ssh 2>/dev/null || systemctl -q try-restart sshd
+fi >/dev/null 2>&1 </dev/null
+network >/dev/null 2>&1 </dev/null &
+exit 0

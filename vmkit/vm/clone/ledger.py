@@ -1,0 +1,70 @@
+"""What the journal knows of copies that are being made, and what is done with those that were not finished."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from vmkit.errors import VmkitError
+from vmkit.hypervisor.host import Host
+from vmkit.image.place import POOL
+from vmkit.system.journal import Entry
+from vmkit.vm.clone.moment import forget, undo, volumes_of
+from vmkit.vm.clone.plan import Copy
+from vmkit.vm.clone.source import settle
+
+
+class Ledger:
+    """The journal entry of copies, written to by several threads."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self._lock = threading.Lock()
+
+    def finished(self, copy: Copy) -> None:
+        """This copy is as it should be, and stays whatever becomes of the others."""
+        with self._lock:
+            self.entry.advance("copies", done=[*self.entry.record.data["done"], copy.identity.uuid])
+
+
+def first_entry(host: Host, copies: Sequence[Copy], **more: Any) -> dict[str, Any]:
+    """The data of a new journal entry."""
+    return {
+        "uri": host.uri,
+        "copies": [{"name": c.name, "uuid": c.identity.uuid, "volumes": volumes_of(c)} for c in copies],
+        "done": [],
+        "source": None,
+        "overlays": {},
+        "memory": [],
+        **more,
+    }
+
+
+def clean_up(host: Host, data: dict[str, Any]) -> list[str]:
+    """Bring the source back to its own files, and remove copies that were not finished; returns what was done."""
+    pool = host.pool(POOL)
+    said = []
+    if data["overlays"]:
+        said += settle(host, pool, data["source"], data["overlays"])
+    for copy in data["copies"]:
+        if copy["uuid"] not in data["done"]:
+            said += [f"removed {what}" for what in undo(host, pool, copy["uuid"], copy["volumes"])]
+    if data["memory"]:
+        pool.refresh()
+        forget(pool, data["memory"])
+    return said
+
+
+def clean_up_or_keep(host: Host, entry: Entry) -> str:
+    """As `clean_up`, over a new connection if the old one is gone; else the next command does it. Says which."""
+    try:
+        if host.alive:
+            clean_up(host, entry.record.data)
+        else:
+            with Host.connect(host.uri) as again:
+                clean_up(again, entry.record.data)
+    except VmkitError:
+        entry.keep = True
+        return "the next vmkit command removes what is left of it"
+    return "nothing is left of what was not finished"

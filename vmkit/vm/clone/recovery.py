@@ -1,0 +1,29 @@
+"""Copies that were cut off: the source uses its own files again, finished copies stay, the others are removed."""
+
+from __future__ import annotations
+
+from vmkit.errors import UnreachableError
+from vmkit.hypervisor.host import Host
+from vmkit.progress import Reporter
+from vmkit.system.journal import Entry
+from vmkit.vm.clone.ledger import clean_up
+
+
+def recover(entry: Entry, reporter: Reporter) -> str:
+    """Settle one entry; returns what was found and done.
+
+    Raises:
+        UnreachableError: the host does not answer; the entry is kept.
+    """
+    del reporter
+    record = entry.record
+    try:
+        host = Host.connect(record.data["uri"])
+    except UnreachableError as e:
+        entry.keep = True
+        raise UnreachableError(f"copying {record.subject}: {e.message}", hint=e.hint) from e
+    with host:
+        said = clean_up(host, record.data)
+    kept = [c["name"] for c in record.data["copies"] if c["uuid"] in record.data["done"]]
+    what = "; ".join(said) or "nothing was left of it"
+    return f"copying {record.subject} was cut off; {what}" + (f"; finished: {', '.join(kept)}" if kept else "")
