@@ -101,7 +101,9 @@ def test_any_changed_byte_is_noticed(at: int, change: int) -> None:
         assert verify(data.decode("latin-1"), keys, today=TODAY) is None
     except (RefusedError, SpecError):
         return
-    assert "[signature]" not in data.decode("latin-1")
+    # Where the table's head is no head any more, what is left of it is nothing that a manifest may hold.
+    with pytest.raises(SpecError):
+        manifest.parse(data.decode("latin-1"))
 
 
 def test_unsigned_is_refused_unless_told(key: Path, tmp_path: Path) -> None:

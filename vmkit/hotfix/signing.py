@@ -35,7 +35,7 @@ SYSTEM_KEYS: Final = Path("/etc/vmkit/hotfix-keys")
 KEY_LIMIT: Final = 4096
 
 _TAIL = re.compile(r'\n\[signature\]\nkey = "([^"\n]{1,64})"\nvalue = "([A-Za-z0-9+/]{86}==)"\n\Z', re.ASCII)
-_TABLE = re.compile(r"^[ \t]*(?:\[[ \t]*\"?'?signature|signature[ \t]*[.=])", re.MULTILINE)
+_TABLE = re.compile(r"^[^\w#\n]*(?:\[[ \t]*\"?'?signature|signature[ \t]*[.=])", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
