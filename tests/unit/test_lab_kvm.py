@@ -46,6 +46,12 @@ ENGINE = Engine(Path("/usr/bin/qemu-system-x86_64"), (10, 0, 2), "tcg")
 FULL = KvmOptions(sriov=True, hugepages=200).checked()
 
 
+@pytest.mark.parametrize(("version", "threads"), [((7, 2, 22), "single"), ((8, 1, 0), "multi"), ((10, 0, 2), "multi")])
+def test_an_emulator_whose_threads_race_gets_one(version: tuple[int, ...], threads: str) -> None:
+    argv = command.command("h1", replace(ENGINE, version=version), KvmOptions(shadow=True), ANYWHERE, "root=/dev/vda")
+    assert f"tcg,thread={threads},tb-size=512" in argv
+
+
 def plan(hosts: int = 2, options: KvmOptions = FULL, name: str = "kvm") -> Blueprint:
     return blueprint(name, options, ("tcg", "no KVM"), [40000 + n for n in range(hosts)], "machine-1")
 
