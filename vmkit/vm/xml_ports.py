@@ -29,7 +29,11 @@ def keep_free(root: ET.Element, spare: int) -> None:
     devices = root.find("devices")
     if devices is None or not spare:
         return
-    for _ in range(_users(root) + spare - len(_ports(root))):
+    wanted = _users(root) + spare - len(_ports(root))
+    if wanted > 0 and root.find("devices/controller[@model='pcie-root']") is None:
+        # libvirt numbers what has no index from 0, and takes nothing else there.
+        ET.SubElement(devices, "controller", type="pci", index="0", model="pcie-root")
+    for _ in range(wanted):
         ET.SubElement(devices, "controller", type="pci", model="pcie-root-port")
 
 
