@@ -118,7 +118,12 @@ def _text(tag: str, text: object, **attributes: str) -> ET.Element:
 
 
 def _identity(design: Design, uuid: str) -> list[ET.Element]:
-    return [_text("name", design.name), _text("uuid", uuid)]
+    elements = [_text("name", design.name), _text("uuid", uuid)]
+    if design.domain_type in ("kvm", "qemu") and design.arch in ("x86_64", "i686"):
+        # Tells the guest's kernel that it was copied or reverted, so that its random numbers do not repeat. libvirt
+        # draws the number, and another one at each start from a saved memory (https://libvirt.org/formatdomain.html).
+        elements.append(ET.Element("genid"))
+    return elements
 
 
 def _metadata(remembered: Remembered) -> ET.Element:
