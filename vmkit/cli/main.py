@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "doctor": Entry("doctor", "doctor", "Say what a host can do, what it lacks, and what mends that."),
     "exec": Entry("console", "exec_", "Run a program inside a VM through its guest agent."),
     "explain": Entry("explain", "explain", "Say how a VM is or would be virtualised, why, and at what cost."),
+    "help": Entry("help", "help_", "Explain a topic or a command; list the topics.", host=False),
     "hotfix": Entry("hotfix", "hotfix", "Patch the code of running QEMU processes, and take it back."),
     "image": Entry("image", "image", "Build, import, list and delete images.", host=False),
     "inventory": Entry("inventory", "inventory", "Print the VMs of a host as an inventory for Ansible."),
@@ -143,7 +144,8 @@ def _accept_connect(command: click.Command) -> None:
 @click.command(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done, 2 wrong input, 3 refused (nothing touched), 4 a step failed, 5 out of time, "
+    epilog="vmkit help lists topics that concern several commands. Exit codes: 0 done, 2 wrong input, 3 refused "
+    "(nothing touched), 4 a step failed, 5 out of time, "
     "6 outcome unknown, 7 cancelled.",
 )
 @click.option(
