@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vmkit.cli import render
+from vmkit.cli.clone import from_vm
 from vmkit.cli.context import Context
 
 
@@ -95,6 +96,9 @@ def import_(context: Context, /, *, source: str, name: str, sha256: str | None) 
             render.note("nothing proves that this is the right file: give its --sha256", warning=True)
         made = context.client().images.import_(source, name, sha256=sha256, reporter=reporter)
     click.echo(f"imported {made.name}: {made.size}")
+
+
+image.add_command(from_vm)
 
 
 @image.command("list")

@@ -30,6 +30,7 @@ class Entry:
 COMMANDS: Final = {
     "apply": Entry("vm", "apply", "Create or update VMs from a YAML file."),
     "bench": Entry("bench", "bench", "Measure how fast guests are on a host."),
+    "clone": Entry("clone", "clone", "Copy a VM, also while it runs: the copies go on from the same moment."),
     "completion": Entry(
         "completion", "completion", "Print what makes a shell complete commands and names.", host=False
     ),

@@ -11,7 +11,7 @@ from vmkit.cli.context import Context
 from vmkit.cli.render import Wide, emit, note, output_option, progress, show_plan
 from vmkit.cli.spec_flags import spec_of, spec_options
 from vmkit.cli.wait import ready_text, show_steps
-from vmkit.errors import VmkitError
+from vmkit.errors import SpecError, VmkitError
 from vmkit.values import Bytes, parse_duration
 
 if TYPE_CHECKING:
@@ -26,15 +26,53 @@ names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--wait/--no-wait", default=False, help="Return when the guest is ready.")
 @click.option("--deadline", default="90s", show_default=True, help="How long --wait waits.")
 @click.option("--no-start", is_flag=True, help="Leave it shut off.")
+@click.option("--from-memory", metavar="IMAGE", help="Go on from the memory of an image, in place of booting.")
+@click.option("--address", metavar="A/P", help="With --from-memory: address of the first NIC; further VMs count on.")
+@click.option("--count", type=int, metavar="N", help="Make N of them: NAME-1, NAME-2, ...")
+@click.option("--at-once", type=int, metavar="N", help="VMs made at a time, with --count.  [default: the host's CPUs]")
 @click.option("--plan", is_flag=True, help="Print what would be chosen and done, and stop.")
 @output_option
 @click.pass_obj
 def create(
-    context: Context, /, name: str, *, wait: bool, deadline: str, no_start: bool, plan: bool, output: str, **flags: Any
+    context: Context,
+    /,
+    name: str,
+    *,
+    wait: bool,
+    deadline: str,
+    no_start: bool,
+    from_memory: str | None,
+    address: str | None,
+    count: int | None,
+    at_once: int | None,
+    plan: bool,
+    output: str,
+    **flags: Any,
 ) -> None:
-    """Create a VM from an image and start it."""
-    spec = spec_of(name, flags)
+    """Create a VM from an image and start it; or several that differ in their names alone."""
+    from vmkit.cli import clone
+
     seconds = parse_duration(deadline, path="--deadline")
+    common: dict[str, Any] = {
+        "at_once": at_once,
+        "wait": wait,
+        "deadline": seconds,
+        "plan": plan,
+        "output": output,
+        "flags": flags,
+    }
+    if from_memory is not None:
+        if no_start:
+            raise SpecError("a VM that goes on from a saved memory runs", path="--no-start")
+        clone.create_from_memory(context, name, from_memory, count=count, address=address, **common)
+        return
+    if address is not None:
+        hint = "vmkit create ... --nic NETWORK,address=A/P"
+        raise SpecError("only VMs that go on from a saved memory take it", path="--address", hint=hint)
+    if count is not None:
+        clone.create_many(context, clone.numbered(name, count), start=not no_start, **common)
+        return
+    spec = spec_of(name, flags)
     vms = context.client().vms
     with progress() as reporter:
         if plan:
@@ -189,12 +227,21 @@ def resume(context: Context, names: tuple[str, ...]) -> None:
 
 
 @click.command()
-@names
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--all", "every", is_flag=True, help="Every VM that vmkit made on this host; those of other tools stay.")
 @click.option("--force", is_flag=True, help="Also if it runs: pull the plug first.")
 @click.pass_obj
-def delete(context: Context, names: tuple[str, ...], *, force: bool) -> None:
+def delete(context: Context, names: tuple[str, ...], *, every: bool, force: bool) -> None:
     """Delete VMs, with the disks and console logs that vmkit made for them; other disks are left alone."""
-    _each(names, lambda name: "removed " + ", ".join(context.client().vms.get(name).delete(force=force)))
+    if every == bool(names):
+        raise SpecError("name the VMs, or say --all", path="NAME", hint="vmkit delete NAME..., or vmkit delete --all")
+    if not every:
+        _each(names, lambda name: "removed " + ", ".join(context.client().vms.get(name).delete(force=force)))
+        return
+    with progress() as reporter:
+        gone = context.client().vms.delete_all(force=force, reporter=reporter)
+    for name, removed in gone.items():
+        click.echo(f"{name}: removed {', '.join(removed)}")
 
 
 def _readable(details: Details) -> dict[str, Any]:

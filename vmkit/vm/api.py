@@ -175,6 +175,49 @@ class Vms:
             raise
         return Created(vm, prepared.design.accelerator, prepared.plan, ready, prepared.password)
 
+    def create_many(
+        self,
+        specs: Sequence[VmSpec | dict[str, Any]],
+        *,
+        wait: bool = False,
+        start: bool = True,
+        deadline: float = 90.0,
+        workers: int | None = None,
+        reporter: Reporter = silent,
+    ) -> builtins.list[Created]:
+        """Make several VMs, `workers` at a time (None: as many as the host has CPUs). Otherwise as `create`.
+
+        Raises:
+            SpecError, RefusedError: one of them cannot be made; nothing was touched.
+            EffectError: some failed and are removed again, the others are there; says which, and why.
+        """
+        from vmkit.vm import many
+        from vmkit.vm.spec import parse
+
+        parsed = [parse(spec) for spec in specs]
+        outcome = many.create(
+            self._connect(), parsed, wait=wait, start=start, deadline=deadline, workers=workers, reporter=reporter
+        )
+        return builtins.list(outcome.check("creating the VMs").values())
+
+    def delete_all(self, *, force: bool = False, reporter: Reporter = silent) -> dict[str, tuple[str, ...]]:
+        """Delete every VM of the host that vmkit made; says what was removed, by name.
+
+        Raises:
+            EffectError: some could not be deleted (without `force`: those that run); the others are gone.
+        """
+        from vmkit.vm import many
+
+        host = self._connect()
+        ours = {vm.name: vm for d in host.domains() if (vm := Vm(d)).remembered() is not None}
+        outcome = many.for_each(
+            builtins.list(ours),
+            lambda name, _notes: ours[name].delete(force=force),
+            workers=many.at_once(host),
+            reporter=reporter,
+        )
+        return outcome.check("deleting the VMs")
+
     def apply(
         self,
         source: Path | str | Sequence[VmSpec],

@@ -15,8 +15,7 @@ from vmkit.system.clock import stopwatch
 from vmkit.system.interrupts import deferred
 
 if TYPE_CHECKING:
-    from vmkit.vm.create import Prepared
-    from vmkit.vm.readiness import Ready
+    from vmkit.vm.api import Created
     from vmkit.vm.spec import VmSpec
 
 T = TypeVar("T")
@@ -45,7 +44,9 @@ class Outcome(Generic[T]):
         first = next(iter(self.failed.values()))
         if len(self.failed) == 1 and not self.done:
             raise first
-        details = tuple(f"{name}: {e.message}" for name, e in self.failed.items())
+        details = tuple(
+            line for name, e in self.failed.items() for line in (f"{name}: {e.message}", *(f"  {d}" for d in e.details))
+        )
         count = f"{len(self.failed)} of {len(self.failed) + len(self.done)}"
         left = f"done: {', '.join(self.done)}" if self.done else "none was"
         if all(isinstance(e, CancelledError) for e in self.failed.values()):
@@ -110,14 +111,6 @@ def for_each(
     return Outcome({n: results[n] for n in names if n in results}, {n: errors[n] for n in names if n in errors})
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A VM that was made, from what, and when it was ready (None where nobody waited)."""
-
-    prepared: Prepared
-    ready: Ready | None
-
-
 def create(
     host: Host,
     specs: Sequence[VmSpec],
@@ -127,7 +120,7 @@ def create(
     deadline: float = 90.0,
     workers: int | None = None,
     reporter: Reporter = silent,
-) -> Outcome[Made]:
+) -> Outcome[Created]:
     """Make VMs, a few at a time. Every one is checked before the first is touched.
 
     With `wait` a VM's turn ends when it is ready: so many are never booting at once that none of them gets anywhere.
@@ -144,6 +137,7 @@ def create(
     Raises:
         SpecError, RefusedError: one of them cannot be made; nothing was touched.
     """
+    from vmkit.vm.api import Created
     from vmkit.vm.create import build, prepare
     from vmkit.vm.machine import Vm
 
@@ -155,8 +149,15 @@ def create(
         text = f"{len(specs)} VMs have {wanted >> 20} MiB of memory together, and {free >> 20} MiB are free"
         reporter(Note(f"{text}: the host may run out of it", warning=True))
 
-    def one(name: str, notes: Reporter) -> Made:
-        vm = Vm(build(host, prepared[name], notes, start=start))
-        return Made(prepared[name], vm.wait(deadline=deadline, reporter=notes) if wait and start else None)
+    def one(name: str, notes: Reporter) -> Created:
+        wanted = prepared[name]
+        vm = Vm(build(host, wanted, notes, start=start))
+        try:
+            ready = vm.wait(deadline=deadline, reporter=notes) if wait and start else None
+        except VmkitError as e:
+            if wanted.password:  # it is known nowhere else
+                e.details += (f"the password of {name} that was generated: {wanted.password}",)
+            raise
+        return Created(vm, wanted.design.accelerator, wanted.plan, ready, wanted.password)
 
     return for_each(list(prepared), one, workers=at_once(host, workers), reporter=reporter)
