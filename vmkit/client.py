@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vmkit.migrate.api import Migrations
     from vmkit.migrate.jobs import Jobs
     from vmkit.network.api import Networks
+    from vmkit.vm.access.api import Guests
     from vmkit.vm.api import Vms
     from vmkit.vm.clone.api import Clones
     from vmkit.vm.overview import Overviews
@@ -170,6 +171,13 @@ class Client:
         from vmkit.vm.screens import Screens
 
         return Screens(self._connect)
+
+    @cached_property
+    def guests(self) -> Guests:
+        """What goes on inside the guests of the host: ssh, programs, files."""
+        from vmkit.vm.access.api import Guests
+
+        return Guests(self._connect)
 
     @cached_property
     def bench(self) -> Bench:

@@ -1,4 +1,4 @@
-"""console, log and exec: reaching into a guest."""
+"""console and log: what a guest writes."""
 
 from __future__ import annotations
 
@@ -37,16 +37,3 @@ def log(context: Context, name: str, lines: int | None) -> None:
     if lines is not None:
         text = "\n".join(text.splitlines()[-lines:]) + "\n"
     click.echo(text, nl=False)
-
-
-@click.command(name="exec", context_settings={"ignore_unknown_options": True})
-@click.argument("name")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for its end.")
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM [ARGUMENT]...")
-@click.pass_context
-def exec_(ctx: click.Context, name: str, timeout: float, argv: tuple[str, ...]) -> None:
-    """Run a program inside a VM through its guest agent, and pass on its output and exit status."""
-    done = ctx.obj.client().vms.get(name).guest_exec(argv, timeout=timeout)
-    click.echo(done.stdout, nl=False)
-    click.echo(done.stderr, nl=False, err=True)
-    ctx.exit(done.status if done.status >= 0 else 128 - done.status)
