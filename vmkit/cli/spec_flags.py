@@ -22,6 +22,8 @@ _WHOLE: Final = frozenset(
     ]
 )
 """Fields that hold a whole number, wherever they are."""
+_LISTS: Final = frozenset(["forward"])
+"""Fields that hold a list: each time the key is given adds to it."""
 _YES_NO: Final = frozenset(["iothread", "spoofcheck", "trust", "failover"])
 _OPTIONS: Final = (
     click.option("--image", help="Image to boot, as vmkit image list names it."),
@@ -51,7 +53,7 @@ _OPTIONS: Final = (
         "nics",
         multiple=True,
         metavar="NETWORK[,KEY=VALUE]",
-        help="A NIC: network, address=, gateway=, mac=, io=, model=, vhost=, queues=, device=, pf=, vlan=, "
+        help="A NIC: network, address=, gateway=, mac=, forward=, io=, model=, vhost=, queues=, device=, pf=, vlan=, "
         "max_tx_rate=, spoofcheck=, trust=, failover=, limits.FIELD=. Repeat.",
     ),
     click.option("--device", "devices", multiple=True, metavar="ADDRESS", help="A PCI device of the host. Repeat."),
@@ -146,7 +148,9 @@ def _nested(pairs: Any, option: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         outer, dot, inner = key.partition(".")
-        if dot:
+        if key in _LISTS:
+            found.setdefault(key, []).append(value)
+        elif dot:
             found.setdefault(outer, {})[inner] = _typed(inner, value, option)
         else:
             found[key] = _typed(key, value, option)

@@ -47,6 +47,7 @@ TC_ADVICE: Final = (
     "the host's kernel has to have what limits of NICs are made of: modprobe -a sch_htb sch_sfq sch_ingress cls_u32 "
     "cls_fw act_police"
 )
+FORWARD_ADVICE: Final = "a port of the host that is to be forwarded is in use there: ss -ltnup shows by whom"
 _NO_CGROUP = re.compile(
     r"(cgroup|tuning) is not available (on this host|in session)|cgroup .* controller is not mounted|"
     r"cgroup \w+ is required"
@@ -86,6 +87,8 @@ def translate(error: libvirt.libvirtError, what: str) -> VmkitError:
         return ConflictError(message, hint="another operation works on it: vmkit jobs")
     if code == libvirt.VIR_ERR_OPERATION_INVALID:
         return ConflictError(message)
+    if "Could not set up host forwarding rule" in text:  # QEMU's net/slirp.c
+        return EffectError(message, hint=FORWARD_ADVICE)
     if "Child process (tc " in text:
         return EffectError(message, hint=TC_ADVICE)
     return EffectError(message)

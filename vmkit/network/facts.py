@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
@@ -45,6 +45,7 @@ class NetworkFacts:
         reserved: fixed addresses.
         names: further names that its DNS server knows, by address.
         spec: what vmkit was asked for; None for networks that another tool made.
+        lent: MAC addresses by address that DHCP has lent to them, where that was asked for.
         owns_bridge: whether the bridge comes and goes with the network.
     """
 
@@ -60,6 +61,7 @@ class NetworkFacts:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     spec: Mapping[str, Any] | None = None
     owns_bridge: bool = True
+    lent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def managed(self) -> bool:
@@ -159,6 +161,12 @@ def _spec(root: ET.Element) -> dict[str, Any] | None:
 def of(network: Network) -> NetworkFacts:
     """What a network is."""
     return read(network.definition())
+
+
+def with_leases(network: Network) -> NetworkFacts:
+    """What a network is, and what its DHCP server has lent."""
+    leases = network.leases() if network.active else []
+    return replace(of(network), lent={lease.address: lease.mac for lease in leases})
 
 
 def gather(host: Host) -> HostNetworks:

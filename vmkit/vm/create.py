@@ -19,7 +19,7 @@ from vmkit.progress import Reporter, silent
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.system.templates import template
-from vmkit.vm import devices, seeding, xml
+from vmkit.vm import devices, reservations, seeding, xml
 from vmkit.vm.choices.decide import decide
 from vmkit.vm.console_log import log_name, remove
 from vmkit.vm.design import Design
@@ -124,9 +124,10 @@ def _make(
         checkpoint()
     paths = _make_volumes(pool, design, placed, entry) if pool else {}
     access = None
-    if pool and design.seed and prepared.seed:
-        uuid = entry.record.data["uuid"]
+    uuid = entry.record.data["uuid"]
+    if design.seed or any(n.reserve for n in design.nics):
         design = seeding.with_addresses(design, uuid)
+    if pool and design.seed and prepared.seed:
         volume = design.seed.volume
         _claim(pool, volume, entry)
         paths[volume], access = seeding.make(pool, volume, prepared.seed, design, spec, uuid)
@@ -144,6 +145,11 @@ def _make(
     remembered = Remembered(remembered_form(spec), spec.image, design.volumes, log, access)
     base = template("domain.xml").read_text()
     checkpoint()
+    kept = reservations.of_design(design)
+    if kept:
+        entry.advance("reserve", reserved=reservations.plain(kept))
+        reservations.make(host, kept)
+        checkpoint()
     entry.advance("define")
     domain = host.define(xml.domain_xml(base, design, placement, remembered, entry.record.data["uuid"]))
     if wishes:
@@ -202,7 +208,8 @@ def undo(host: Host, data: Mapping[str, object]) -> list[str]:
         removed += [f"volume {v}" for v in volumes if pool.delete(v)]
         if data["log"]:
             pool.delete(str(data["log"]))
-    return removed
+    reserved = data.get("reserved")
+    return [*removed, *reservations.undo(host, reserved)] if isinstance(reserved, list) else removed
 
 
 def _make_volumes(pool: Pool, design: Design, placed: Mapping[str, Placed], entry: Entry) -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vmkit.values import Bytes
+from vmkit.vm.forward import Forward
 from vmkit.vm.spec_parts import Bus, DiskLimits, LimitsSpec, NicLimits
 
 _NO_LIMITS: Final = LimitsSpec()
@@ -129,6 +130,8 @@ class NicDesign:
         queues: pairs of virtio queues; None for one.
         limits: as in the spec.
         vlan: of a virtual function.
+        forward: ports of the host that lead to it; only of kind 'user', and then it is not libvirt's.
+        reserve: the address that its network keeps for its MAC address; '' for none.
         team: 'persistent' for the virtio NIC of a failover pair, 'transient' for its virtual function; else None.
     """
 
@@ -142,6 +145,8 @@ class NicDesign:
     limits: NicLimits = _NO_NIC_LIMITS
     vlan: int | None = None
     team: str | None = None
+    forward: tuple[Forward, ...] = ()
+    reserve: str = ""
 
     @property
     def assigned(self) -> bool:

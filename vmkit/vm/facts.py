@@ -21,6 +21,8 @@ from vmkit.vm.topology import Pool, Topology
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from vmkit.network.facts import NetworkFacts
+
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
@@ -37,6 +39,7 @@ class HostFacts:
         memory_free: bytes that can be had now; None if the driver does not tell.
         cpus: logical CPUs.
         networks: libvirt networks, with whether each is active.
+        reservable: networks by name, where the spec has fixed addresses.
         domains: names that are taken.
         pool_folder: where disks go on that host; None where there is no pool yet.
         pool_free: bytes that can be written there; None if unknown.
@@ -67,6 +70,7 @@ class HostFacts:
     memory_free: int | None = None
     cpus: int = 1
     networks: Mapping[str, bool] = field(default_factory=dict)
+    reservable: Mapping[str, NetworkFacts] = field(default_factory=dict)
     domains: frozenset[str] = frozenset()
     pool_folder: str | None = None
     pool_free: int | None = None
@@ -108,6 +112,7 @@ def gather(host: Host, spec: VmSpec, reporter: Reporter = silent) -> HostFacts:
         memory_free=_memory(host),
         cpus=cpus,
         networks=host.network_names() if host.driver in ("QEMU", "TEST") else {},
+        reservable=_reservable(host, spec) if qemu else {},
         domains=frozenset(d.name for d in host.domains()),
         pool_folder=pool_folder,
         pool_free=pool_free,
@@ -127,6 +132,12 @@ def gather(host: Host, spec: VmSpec, reporter: Reporter = silent) -> HostFacts:
         thp=seen.thp,
         block_devices=seen.block_devices,
     )
+
+
+def _reservable(host: Host, spec: VmSpec) -> dict[str, NetworkFacts]:
+    from vmkit.vm.reservations import facts
+
+    return facts(host) if any(n.address not in ("dhcp", "none") for n in spec.nics) else {}
 
 
 def _may_be_kvm(spec: VmSpec) -> bool:

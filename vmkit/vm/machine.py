@@ -268,7 +268,7 @@ class Vm:
     def delete(self, *, force: bool = False) -> tuple[str, ...]:
         """Remove its definition, and the disks and the console log that vmkit made for it. Other disks are left alone.
 
-        Devices that vmkit lent to it go back to the host.
+        Devices that vmkit lent to it go back to the host, and addresses to their networks.
 
         Returns:
             What was removed.
@@ -277,10 +277,13 @@ class Vm:
             ConflictError: it runs, and `force` is not set.
         """
         from vmkit.image.place import POOL
+        from vmkit.vm.access.login import forget
         from vmkit.vm.devices import has_lendings, take_back
+        from vmkit.vm.reservations import Holdings
         from vmkit.vm.snapshot.volumes import volumes_of
 
         lends = has_lendings(self.domain)
+        holdings = Holdings(self.domain)
         kept = volumes_of(self.domain)
         if self.state.active:
             if not force:
@@ -293,14 +296,16 @@ class Vm:
             self.domain.destroy()
         else:
             persistent, memory = True, self.remembered()
+        given_back = holdings.release()  # of a VM that is off
         if persistent:
             self.domain.undefine()
-        removed = [f"domain {self.name}"]
+        removed = [f"domain {self.name}", *given_back]
         volumes = [*memory.volumes, *([memory.console_log] if memory.console_log else []), *kept] if memory else []
         if volumes:
             pool = self.domain.host.pool(POOL)
             pool.refresh()
             removed += [f"volume {v}" for v in volumes if pool.delete(v)]
+        forget(self.uuid)
         if lends:
             take_back(self.domain.host, self.uuid)
         return tuple(removed)

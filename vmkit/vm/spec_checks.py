@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from vmkit.errors import SpecError
 from vmkit.values import Bytes, check_image_name, check_mac, check_name, quoted
-from vmkit.vm import cloud_spec
+from vmkit.vm import cloud_spec, forward
 from vmkit.vm.spec_parts import (
     Accel,
     Bus,
@@ -238,9 +238,30 @@ def _check_nic(nic: NicSpec, path: str) -> None:
             ipaddress.ip_address(nic.gateway)
         except ValueError as e:
             raise SpecError(str(e), path=f"{path}.gateway", hint="write it like 192.0.2.1") from e
+    _check_forward(nic, path)
     _check_nic_io(nic, path)
     _check_assigned(nic, path)
     check_nic_limits(nic.limits, f"{path}.limits")
+
+
+def _check_forward(nic: NicSpec, path: str) -> None:
+    if not nic.forward:
+        return
+    if nic.network not in ("auto", "user") or nic.io in (NicIo.PASSTHROUGH, NicIo.SRIOV):
+        raise SpecError(
+            f"a NIC on '{nic.network}' forwards none: others reach it by its address",
+            path=f"{path}.forward",
+            hint="network: user",
+        )
+    if nic.limits != NicLimits():
+        raise SpecError("a NIC that forwards ports has none", path=f"{path}.limits", hint="leave one of the two out")
+    seen = []
+    for i, text in enumerate(nic.forward):
+        rule = forward.parse(text, f"{path}.forward[{i}]")
+        way = (rule.protocol, rule.address, rule.host_port)
+        if way in seen:
+            raise SpecError(f"{rule.protocol} port {rule.host_port} is there twice", path=f"{path}.forward[{i}]")
+        seen.append(way)
 
 
 def _check_nic_io(nic: NicSpec, path: str) -> None:

@@ -166,7 +166,8 @@ class NicSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Attributes:
         network: 'auto', 'user' (QEMU's own NAT), 'none', 'bridge:NAME', or the name of a libvirt network.
-        address: 'dhcp', 'none' or ADDRESS/PREFIX; given to guests that take it from the kernel command line.
+        address: 'dhcp', 'none' or ADDRESS/PREFIX; given to guests that take it from the kernel command line or from
+            cloud-init, and reserved in the network where that hands out addresses.
         gateway: default route that goes with a fixed address.
         mac: MAC address; libvirt picks one if None.
         io: how its packets travel; 'auto' is what the family says.
@@ -174,6 +175,8 @@ class NicSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         vhost: whether the host's kernel moves the packets (virtio only); 'auto' takes it where it is there.
         queues: pairs of virtio queues, 1 to 256; None is one for each vCPU where that helps.
         limits: bytes a second.
+        forward: ports of the host that lead into the guest, as in '2222:22' or 'udp:0.0.0.0:5353:53'; only on the
+            network 'user', which 'auto' then is.
         device: PCI address of the whole card that is handed over; only with `io: passthrough`.
         pf: physical function whose virtual function is taken, as in eth1; None for any that has one free.
             This and what follows is only for `io: sriov`.
@@ -193,6 +196,7 @@ class NicSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     vhost: Vhost = Vhost.AUTO
     queues: int | None = None
     limits: NicLimits = NicLimits()
+    forward: tuple[str, ...] = ()
     device: str | None = None
     pf: str | None = None
     vlan: int | None = None

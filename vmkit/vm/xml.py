@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from vmkit.vm import xml_devices, xml_host, xml_limits
+from vmkit.vm import xml_devices, xml_forward, xml_host, xml_limits
 from vmkit.vm.choices.placement import ranges
 from vmkit.vm.design import Design
 from vmkit.vm.metadata import NAMESPACE, Remembered, to_text
@@ -78,7 +78,7 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     if design.seed:
         devices.append(xml_devices.seed(design.seed, placement.volumes[design.seed.volume]))
     devices.extend(xml_devices.controllers(design))
-    devices.extend([xml_devices.nic(n, placement.hostdevs) for n in design.nics])
+    devices.extend([xml_devices.nic(n, placement.hostdevs) for n in design.nics if not n.forward])
     devices.extend(xml_devices.hostdev(address) for address in design.devices)
     devices.extend(_serial(placement.console_log))
     if design.display and design.domain_type != "test":
@@ -87,9 +87,9 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
         channel = ET.SubElement(devices, "channel", type="unix")
         ET.SubElement(channel, "target", type="virtio", name=AGENT_CHANNEL)
     keep_free(root, design.spare_ports)
-    if design.qemu_args:
+    if arguments := [*xml_forward.arguments(design), *design.qemu_args]:
         commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
-        for arg in design.qemu_args:
+        for arg in arguments:
             ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=arg)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")

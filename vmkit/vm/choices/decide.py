@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vmkit.errors import ConflictError, SpecError
 from vmkit.image.manifest import ImageKind
 from vmkit.plan import Plan, Step
-from vmkit.vm.choices import accelerator, cpu, disk, display, growth, helpers, limits, memory, nic, placement
+from vmkit.vm.choices import accelerator, cpu, disk, display, growth, helpers, limits, memory, nic, placement, reserving
 from vmkit.vm.choices.reasons import ASKED, Reasons
 from vmkit.vm.design import Design, NicDesign
 from vmkit.vm.facts import HostFacts
@@ -58,6 +58,7 @@ def decide(
     backing = memory.backing(spec, defaults, facts, size, place.node, kvm=kvm, assigned=assigned, why=why)
     disks = disk.disks(spec, defaults, facts, sizes, machine, why)
     nics = nic.nics(spec, defaults, facts, machine, kvm=kvm, why=why)
+    nics = reserving.reserved(spec, nics, facts, why)
     offered = helpers.helpers(spec, facts, kvm=kvm, pinned=_exclusive(place), why=why)
     helpers.interrupts(facts, disks, nics, kvm=kvm, why=why)
     design = Design(
@@ -138,6 +139,11 @@ def _steps(spec: VmSpec, design: Design) -> tuple[Step, ...]:
         Step("create", f"volume {d.volume}", f"overlay of '{d.backing}'" if d.backing else "empty disk")
         for d in design.disks
         if d.volume
+    ]
+    steps += [
+        Step("reserve", f"{n.reserve} in network {n.source}", "so that nobody else gets it")
+        for n in design.nics
+        if n.reserve
     ]
     steps.append(Step("define", f"domain {design.name}", "so that it survives a restart of the host"))
     if spec.autostart:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from vmkit.errors import NotFoundError, SpecError, UnsupportedError
 from vmkit.host import figures
 from vmkit.plan import Rejected
+from vmkit.vm import forward
 from vmkit.vm.choices.reasons import ASKED, Reasons
 from vmkit.vm.design import NicDesign
 from vmkit.vm.facts import HostFacts
@@ -124,6 +125,8 @@ def _own(
         return None
     model = _model(nic, i, defaults, machine, why)
     mac = nic.mac.lower() if nic.mac else None
+    if nic.forward:
+        return _forwarding(nic, i, model, mac or _mac(spec.name, i), facts, why)
     if model is not NicModel.VIRTIO:
         return NicDesign(kind, source, model.value, mac, i, limits=nic.limits)
     vhost = _vhost(nic, i, kind, facts, kvm=kvm, why=why)
@@ -131,10 +134,23 @@ def _own(
     return NicDesign(kind, source, model.value, mac, i, vhost, queues, nic.limits)
 
 
+def _forwarding(nic: NicSpec, i: int, model: NicModel, mac: str, facts: HostFacts, why: Reasons) -> NicDesign:
+    if facts.driver != "QEMU":
+        raise UnsupportedError(f"nics[{i}].forward: only QEMU forwards ports", hint="leave it out")
+    rules = tuple(forward.parse(text) for text in nic.forward)
+    for rule in rules:
+        reached = "the host alone" if rule.address == "127.0.0.1" else f"whoever reaches {rule.address}"
+        way = f"{rule.protocol} {rule.address}:{rule.host_port} to {rule.guest_port}"
+        why.chose(f"nics[{i}].forward", way, f"{ASKED}: for {reached}")
+    return NicDesign("user", "", model.value, mac, i, forward=rules)
+
+
 def _network(nic: NicSpec, i: int, facts: HostFacts) -> tuple[str, str, str, str]:
     """Kind and source of the connection, how it is shown, and why it is that one."""
     network, reason = nic.network, ASKED
-    if network == "auto":
+    if network == "auto" and nic.forward:
+        network, reason = "user", "it forwards ports: QEMU's own NAT does that, without privileges"
+    elif network == "auto":
         network, reason = _auto_network(facts)
     if network in ("none", "user"):
         return network, "", network, reason
