@@ -20,6 +20,7 @@ from vmkit.errors import (
     UnsupportedError,
     VmkitError,
 )
+from vmkit.hypervisor.advice import advice
 
 _NOT_FOUND = {
     libvirt.VIR_ERR_NO_DOMAIN,
@@ -64,9 +65,15 @@ libvirt.registerErrorHandler(_quiet, None)
 
 def translate(error: libvirt.libvirtError, what: str) -> VmkitError:
     """The vmkit error for a libvirt error. `what` is the step that failed, as in 'start of web1'."""
-    code = error.get_error_code()
     text = " ".join((error.get_error_message() or str(error)).split())
-    message = f"{what}: {text}"
+    found = _of_its_kind(error, text, f"{what}: {text}")
+    if found.hint is None:
+        found.hint = advice(text, what)
+    return found
+
+
+def _of_its_kind(error: libvirt.libvirtError, text: str, message: str) -> VmkitError:
+    code = error.get_error_code()
     if code in _NOT_FOUND:
         return NotFoundError(message)
     if code in _EXISTS or (code == libvirt.VIR_ERR_OPERATION_FAILED and "already exists" in text):
