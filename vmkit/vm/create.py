@@ -26,6 +26,7 @@ from vmkit.vm.design import Design
 from vmkit.vm.facts import gather
 from vmkit.vm.metadata import Remembered
 from vmkit.vm.spec import VmSpec, remembered_form
+from vmkit.vm.volume_names import with_free_volumes
 
 if TYPE_CHECKING:
     from vmkit.device.plan import Pick, Wish
@@ -35,13 +36,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A VM that could be made now: what was asked for, what was decided, and from which images."""
+    """A VM that could be made now: what was asked for, what was decided, and from which images.
+
+    `kept` are volumes that are there already, and become disks of it as they are.
+    """
 
     spec: VmSpec
     design: Design
     plan: Plan
     images: Mapping[str, Image]
     seed: seeding.Wanted | None = None
+    kept: frozenset[str] = frozenset()
 
     @property
     def password(self) -> str | None:
@@ -73,6 +78,7 @@ def prepare(host: Host, spec: VmSpec, reporter: Reporter = silent, *, again: boo
     design, plan = decide(spec, facts, images, sizes)
     seed = seeding.wanted(spec, images[spec.image] if spec.image else None)
     design, plan = seeding.planned(seed, design, plan)
+    design = with_free_volumes(host, design)
     return Prepared(spec, design, devices.planned(host, spec, design, plan), images, seed)
 
 
@@ -122,7 +128,7 @@ def _make(
     for name, image in prepared.images.items():
         placed[name] = place(host, image, reporter)
         checkpoint()
-    paths = _make_volumes(pool, design, placed, entry) if pool else {}
+    paths = _make_volumes(pool, design, placed, entry, prepared.kept) if pool else {}
     access = None
     uuid = entry.record.data["uuid"]
     if design.seed or any(n.reserve for n in design.nics):
@@ -212,12 +218,17 @@ def undo(host: Host, data: Mapping[str, object]) -> list[str]:
     return [*removed, *reservations.undo(host, reserved)] if isinstance(reserved, list) else removed
 
 
-def _make_volumes(pool: Pool, design: Design, placed: Mapping[str, Placed], entry: Entry) -> dict[str, str]:
+def _make_volumes(
+    pool: Pool, design: Design, placed: Mapping[str, Placed], entry: Entry, kept: frozenset[str]
+) -> dict[str, str]:
     """Make each disk. A volume is journalled just before it is made, and only if it was not there before."""
     paths: dict[str, str] = {}
     for disk in design.disks:
         if not disk.volume:
             continue  # a block device of the host
+        if disk.volume in kept:
+            paths[disk.volume] = str(pool.folder / disk.volume)
+            continue
         backing = placed[disk.backing].disk if disk.backing else None
         _claim(pool, disk.volume, entry)
         paths[disk.volume] = pool.create(xml.volume_xml(disk.volume, disk.size, backing))

@@ -116,6 +116,21 @@ def apply(domain: Domain, change: Change, *, live: bool, config: bool) -> Decisi
     return decision
 
 
+def reach(domain: Domain, live: Limits | None) -> list[Setting]:
+    """Have what runs keep to these limits, from whatever is so now; returns what had to be set."""
+    return _reach(domain, live, None)
+
+
+def plain(limits: Limits | None) -> Any:
+    """Limits as plain JSON."""
+    return _plain(limits)
+
+
+def from_plain(value: Any) -> Limits | None:
+    """The other way round."""
+    return _limits(value)
+
+
 def recover(entry: Entry, reporter: Reporter) -> str:
     """Undo a change that was cut off; returns what was found and done.
 

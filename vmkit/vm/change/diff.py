@@ -21,7 +21,7 @@ DIMM_STEP: Final = Bytes(128 << 20)
 REDESIGNED: Final = frozenset(
     [
         *("family", "guest", "accel", "cpu", "pinning", "numa", "hugepages", "locked", "balloon", "cmdline"),
-        "qemu_args",
+        *("qemu_args", "display"),
     ]
 )
 """Fields that a new definition can take over, and a QEMU process that runs cannot."""

@@ -1,4 +1,4 @@
-"""The definition of a VM with changes made to it. Pure: what nobody asked to change stays as it is, whoever wrote it."""
+"""The definition of a VM with changes made to it. Pure: what nobody asked to change stays as it is."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from vmkit.vm.xml_ports import express, keep_free
 from vmkit.vm.xml_size import read_size, set_size
 
 _TOP: Final = ("cpu", "numatune", "memoryBacking", "features", "clock", "iothreads", f"{{{QEMU_NAMESPACE}}}commandline")
+_SCREEN: Final = ("input", "graphics", "video")
 _PINS: Final = ("vcpupin", "emulatorpin", "iothreadpin")
 
 
@@ -120,7 +121,7 @@ def pluggable(xml: str) -> str:
 
 
 def renamed(xml: str, old: str, new: str, console_log: str | None, remembered: str) -> str:
-    """The definition for another name, as far as it is not the name itself: guest's host name, console log, metadata."""
+    """The definition for another name, but for the name itself: guest's host name, console log, metadata."""
     root = ET.fromstring(xml)  # noqa: S314 - libvirt's own answer
     cmdline = root.find("os/cmdline")
     if cmdline is not None and cmdline.text:
@@ -163,6 +164,7 @@ def _merge(root: ET.Element, before: ET.Element, after: ET.Element, parts: Parts
         return
     if _differ(before.find("devices/memballoon"), after.find("devices/memballoon")):
         _replace(devices, devices.find("memballoon"), after.find("devices/memballoon"))
+    _merge_screen(devices, before, after)
     disks = zip(before.iterfind("devices/disk[@device='disk']"), after.iterfind("devices/disk[@device='disk']"))  # noqa: B905
     for (a, b), device in zip(disks, parts.devices, strict=False):
         real = _disk(devices, device) if device else None
@@ -178,6 +180,15 @@ def _merge(root: ET.Element, before: ET.Element, after: ET.Element, parts: Parts
             _replace(real, real.find(tag), b.find(tag))
         if "model" in changed and (address := real.find("address")) is not None:
             real.remove(address)
+
+
+def _merge_screen(devices: ET.Element, before: ET.Element, after: ET.Element) -> None:
+    old, new = ([c for c in r.find("devices") or () if c.tag in _SCREEN] for r in (before, after))
+    if [_canonical(c) for c in old] == [_canonical(c) for c in new]:
+        return
+    for child in [c for c in devices if c.tag in _SCREEN or (c.tag == "audio" and not new)]:
+        devices.remove(child)
+    devices.extend(deepcopy(c) for c in new)
 
 
 def _merge_pins(root: ET.Element, before: ET.Element, after: ET.Element) -> None:

@@ -1,0 +1,171 @@
+"""Plugging into a guest that runs, and out of it. What the guest has to let go of is asked for until it does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+from xml.etree import ElementTree as ET
+
+from vmkit.errors import ConflictError, DeadlineError, EffectError, NotFoundError, VmkitError
+from vmkit.hypervisor import alter, hotplug
+from vmkit.system.clock import Deadline
+from vmkit.vm import guest
+from vmkit.vm.change.shape import Shape, read
+
+if TYPE_CHECKING:
+    from vmkit.hypervisor.domain import Domain
+
+UNPLUG: Final = 60.0
+"""Seconds for a guest to let go of something: Linux takes about one, and does not listen while it boots."""
+_ASK_AGAIN: Final = 6.0
+"""Seconds after which a guest is asked again. Its ACPI driver takes 5 s to act on the attention button of a PCI Express
+port (drivers/pci/hotplug/pciehp_ctrl.c); a second press before that would cancel the first."""
+_ONLINE: Final = """for state in /sys/devices/system/memory/memory*/state; do
+  read -r word <"$state"
+  [ "$word" = online ] || echo online_movable >"$state" || echo online >"$state"
+done"""
+
+
+def shape(domain: Domain) -> Shape:
+    """What runs, now."""
+    return read(domain.xml())
+
+
+def has_disk(device: str) -> Callable[[Shape], bool]:
+    """Whether a VM has the disk."""
+    return lambda s: any(d.device == device for d in s.disks)
+
+
+def has_nic(mac: str) -> Callable[[Shape], bool]:
+    """Whether a VM has the NIC."""
+    return lambda s: any(n.mac == mac for n in s.nics)
+
+
+def has_memory(xml: str) -> Callable[[Shape], bool]:
+    """Whether a VM has this piece of added memory."""
+    return lambda s: any(slot_of(m.xml) == slot_of(xml) for m in s.dimms)
+
+
+def slot_of(xml: str) -> str:
+    """The slot of a piece of added memory."""
+    address = ET.fromstring(xml).find("address")  # noqa: S314 - libvirt's own answer
+    return address.get("slot", "") if address is not None else ""
+
+
+def unplug(domain: Domain, what: str, xml: str, there: Callable[[Shape], bool], *, seconds: float = UNPLUG) -> None:
+    """Take a device from what runs, and wait until the guest has let go of it.
+
+    Args:
+        domain: the VM.
+        what: the device, in words.
+        xml: its element.
+        there: whether the VM still has it.
+        seconds: for the guest.
+
+    Raises:
+        DeadlineError: the guest keeps it; it may let go later.
+    """
+
+    def ask() -> None:
+        with contextlib.suppress(ConflictError, NotFoundError):  # the last request is under way, or was heard
+            hotplug.detach(domain, xml, live=True, config=False)
+
+    _until(domain, f"the guest of {domain.name} did not let go of {what}", ask, there, seconds)
+
+
+def set_vcpus(domain: Domain, count: int, *, seconds: float = UNPLUG) -> None:
+    """Add vCPUs to what runs or take some away.
+
+    Raises:
+        DeadlineError: the guest keeps some.
+    """
+    now = shape(domain).size.vcpus
+    if count > now:
+        alter.set_vcpus(domain, count)
+        return
+
+    def ask() -> None:
+        with contextlib.suppress(EffectError, ConflictError):  # libvirt waits 5 s for the guest and then says so
+            alter.set_vcpus(domain, count)
+
+    what = f"the guest of {domain.name} did not let go of {now - count} vCPUs"
+    _until(domain, what, ask, lambda s: s.size.vcpus > count, seconds)
+
+
+def memory_blocks(domain: Domain) -> int | None:
+    """How many blocks of memory the guest knows of; None if its agent does not say."""
+    try:
+        return len(domain.agent("guest-get-memory-blocks", timeout=5))
+    except VmkitError:
+        return None
+
+
+def bring_online(domain: Domain, *, vcpus: bool, blocks: int | None, seconds: float = 10.0) -> str | None:
+    """Have the guest use what was plugged in: through its agent, since most kernels wait for somebody to say so.
+
+    Args:
+        domain: the VM.
+        vcpus: vCPUs were added.
+        blocks: how many blocks of memory the guest should come to know; 0 if none was added, None if that is unknown.
+        seconds: for the guest to see it.
+
+    Returns:
+        None if that was done; else what is still to be done in the guest.
+    """
+    todo = ["echo 1 | tee /sys/devices/system/cpu/cpu*/online"] if vcpus else []
+    todo += ["echo online_movable | tee /sys/devices/system/memory/memory*/state"] if blocks != 0 else []
+    hint = f"have the guest use it, in the guest: {'; '.join(todo)}"
+    if blocks is None or not guest.answers(domain):
+        return f"the guest agent of {domain.name} does not answer; {hint}"
+    try:
+        if vcpus:
+            _vcpus_online(domain, seconds)
+        if blocks:
+            _memory_online(domain, blocks, seconds)
+    except VmkitError as e:
+        return f"{e.message}; {hint}"
+    return None
+
+
+def _vcpus_online(domain: Domain, seconds: float) -> None:
+    count = shape(domain).size.vcpus
+
+    def all_on() -> bool:
+        seen: list[dict[str, Any]] = domain.agent("guest-get-vcpus", timeout=30)
+        off = [{"logical-id": v["logical-id"], "online": True} for v in seen if not v["online"]]
+        if off:
+            domain.agent("guest-set-vcpus", {"vcpus": off}, timeout=30)
+        return len(seen) >= count and not off
+
+    Deadline(seconds).wait_for(f"the guest of {domain.name} has not taken up {count} vCPUs", all_on, interval=0.3)
+
+
+def _memory_online(domain: Domain, blocks: int, seconds: float) -> None:
+    """As movable memory, so that the guest can let go of it again. The agent's own command does not say that."""
+
+    def all_on() -> bool:
+        seen = domain.agent("guest-get-memory-blocks", timeout=30)
+        if len(seen) < blocks:
+            return False
+        if all(b["online"] for b in seen):
+            return True
+        guest.run(domain, ["/bin/sh", "-c", _ONLINE], timeout=30)
+        return False
+
+    Deadline(seconds).wait_for(f"the guest of {domain.name} has not taken up its memory", all_on, interval=0.3)
+
+
+def _until(domain: Domain, what: str, ask: Callable[[], None], there: Callable[[Shape], bool], seconds: float) -> None:
+    limit = Deadline(seconds)
+    while True:
+        ask()
+        try:
+            Deadline(min(_ASK_AGAIN, limit.left)).wait_for(what, lambda: not there(shape(domain)), interval=0.2)
+        except DeadlineError:
+            if not limit.passed:
+                continue
+            raise DeadlineError(
+                f"{what} within {seconds:g} s", hint=f"does it listen? vmkit console {domain.name}, dmesg"
+            ) from None
+        return
