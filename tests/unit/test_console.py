@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmkit.vm.console_join import PATIENCE, Joined
@@ -39,6 +39,7 @@ def lines(seed: int, count: int) -> bytes:
     return b"".join(b"[%08d] line %x\r\n" % (made.randrange(10**8), made.getrandbits(32)) for _ in range(count))
 
 
+@settings(max_examples=400)
 @given(
     seed=st.integers(0, 2**31),
     before=st.integers(0, 4),

@@ -72,8 +72,8 @@ class Joined:
                 self._printed = self._before = 0
             if self._held:
                 self._join(log)
-            elif len(log) == self._before and self._looks >= PATIENCE // 2:
-                self._go_live(b"")
+            elif len(log) == self._before and self._looks >= PATIENCE // 2:  # quiet
+                self._go_live(log[self._printed :])
             else:
                 # What the log had at the last look and was not brought since then does not come any more.
                 self._write(log[self._printed : self._before])
