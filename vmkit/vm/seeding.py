@@ -155,7 +155,12 @@ def compose(
     else:
         macs = {n.index: n.mac for n in design.nics}
         asked = [(macs[i], nic) for i, nic in enumerate(spec.nics) if macs.get(i)]
-        cards = [seed.Card(str(mac), nic.address, nic.gateway) for mac, nic in asked]
+        # What the network keeps for a card it gives it too, with gateway and name server.
+        kept = {str(n.mac) for n in design.nics if n.reserve}
+        cards = [
+            seed.Card(str(mac), *(("dhcp", None) if str(mac) in kept else (nic.address, nic.gateway)))
+            for mac, nic in asked
+        ]
         network = seed.network_config(cards, want.spec.nameservers)
     return seed.Seed(
         meta_data=seed.meta_data(instance_id(uuid), want.hostname),

@@ -121,7 +121,8 @@ def _cmdline(spec: VmSpec, image: Image | None, cards: tuple[NicDesign, ...], wh
     if image.kind is ImageKind.MICRO:
         words += _addresses(spec, cards)
         first = spec.nics[0].address if cards and cards[0].index == 0 else "none"
-        why.chose("address", first, "given to the guest on the kernel command line")
+        if not (cards and cards[0].reserve):
+            why.chose("address", first, "given to the guest on the kernel command line")
     words.append(spec.cmdline)
     why.chose(
         "boot",
@@ -165,8 +166,10 @@ def _addresses(spec: VmSpec, cards: tuple[NicDesign, ...]) -> list[str]:
         if i not in macs:
             words += [] if i else ["vmkit.ip=none"]
             continue
-        words.append(f"vmkit.ip{number}={asked.address}")
-        words += [f"vmkit.gw{number}={asked.gateway}"] if asked.gateway else []
+        # What the network keeps for the card it gives it too, with gateway and name server.
+        kept = any(card.reserve for card in cards if card.index == i)
+        words.append(f"vmkit.ip{number}={'dhcp' if kept else asked.address}")
+        words += [f"vmkit.gw{number}={asked.gateway}"] if asked.gateway and not kept else []
         assigned = any(card.assigned for card in cards if card.index == i)
         words += [f"vmkit.mac{number}={macs[i]}"] if macs[i] and (assigned or len(macs) > 1) else []
     return words or ["vmkit.ip=none"]
