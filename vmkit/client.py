@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vmkit.network.api import Networks
     from vmkit.vm.access.api import Guests
     from vmkit.vm.api import Vms
+    from vmkit.vm.backup.api import Backups
     from vmkit.vm.clone.api import Clones
     from vmkit.vm.overview import Overviews
     from vmkit.vm.screens import Screens
@@ -199,6 +200,13 @@ class Client:
         from vmkit.network.api import Networks
 
         return Networks(self._connect)
+
+    @cached_property
+    def backups(self) -> Backups:
+        """Backups of the host's VMs, in directories of the host."""
+        from vmkit.vm.backup.api import Backups
+
+        return Backups(self._connect)
 
     @cached_property
     def snapshots(self) -> Snapshots:

@@ -11,6 +11,7 @@ from vmkit.progress import Reporter, silent
 from vmkit.system.journal import DAMAGED, Record, records, taken_over
 
 OWNERS: Final = {
+    "backup": "vmkit.vm.backup.recovery",
     "apply": "vmkit.vm.change.session",
     "bench": "vmkit.bench.recovery",
     "clone": "vmkit.vm.clone.recovery",

@@ -29,6 +29,7 @@ class Entry:
 
 COMMANDS: Final = {
     "apply": Entry("vm", "apply", "Create or update VMs from a YAML file."),
+    "backup": Entry("backup", "backup", "Back up the disks of running VMs, and make VMs from backups."),
     "bench": Entry("bench", "bench", "Measure how fast guests are on a host."),
     "clone": Entry("clone", "clone", "Copy a VM, also while it runs: the copies go on from the same moment."),
     "completion": Entry(

@@ -52,7 +52,11 @@ def take(domain: Domain, decision: Take, reporter: Reporter) -> float:
                 reporter=reporter,
             )
         except VmkitError as e:
-            left = clean_up(domain, decision.name, new, ran=active)
+            try:
+                left = clean_up(domain, decision.name, new, ran=active)
+            except VmkitError:  # Ctrl-C also ends the ssh below a connection; libvirt goes on
+                entry.keep = True
+                left = "the next vmkit command looks at what became of it"
             if by := interrupted():
                 raise CancelledError(f"the snapshot of {domain.name} was stopped by {by}; {left}") from e
             raise EffectError(e.message, left=left, hint=e.hint) from e
@@ -201,9 +205,8 @@ def _disks_rest_upon(domain: Domain, decision: Revert) -> list[str]:
         wrong = [d for d in decision.snapshot.disks if below.get(d, decision.sources.get(d)) != decision.sources.get(d)]
     if wrong:
         raise EffectError(f"after the revert {', '.join(wrong)} of {domain.name} do not rest upon the snapshot's files")
-    return (
-        [f"{', '.join(decision.snapshot.disks)} rest upon the files of the snapshot"] if decision.snapshot.disks else []
-    )
+    disks = ", ".join(decision.snapshot.disks)
+    return [f"on the snapshot's files: {disks}"] if disks else []
 
 
 def _disk_only(domain: Domain, decision: Take) -> bool:
