@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import http.server
+import lzma
 import os
 import struct
 import subprocess
@@ -104,10 +107,25 @@ def test_encrypted_and_other_formats_are_refused(raw: Path, tmp_path: Path) -> N
     assert "encrypted" in refused(locked)
 
 
-@pytest.mark.parametrize("magic", [b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"])
-def test_compressed_files_are_refused_with_a_next_step(tmp_path: Path, magic: bytes) -> None:
+def test_compressed_sources_are_unpacked(raw: Path, tmp_path: Path) -> None:
+    for i, packer in enumerate((gzip, lzma, bz2)):
+        packed = tmp_path / f"packed{i}"
+        packed.write_bytes(packer.compress(raw.read_bytes()))
+        made = Images().import_(packed, f"disk{i}", sha256=hashlib.sha256(packed.read_bytes()).hexdigest())
+        assert made.disk
+        qemu_img("compare", "-f", "qcow2", "-F", "raw", made.disk.path, raw)
+
+
+@pytest.mark.parametrize("magic", [b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"BZh9"])
+def test_compressed_files_that_are_damaged(tmp_path: Path, magic: bytes) -> None:
     path = tmp_path / "x.img"
     path.write_bytes(magic + bytes(509))
+    assert "damaged" in refused(path)
+
+
+def test_compressed_files_of_other_kinds_are_refused_with_a_next_step(tmp_path: Path) -> None:
+    path = tmp_path / "x.img"
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(508))
     with pytest.raises(RefusedError) as caught:
         Images().import_(path, "new")
     assert "unpack" in str(caught.value.hint)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from vmkit.cli import render
 from vmkit.cli.clone import from_vm
 from vmkit.cli.context import Context
+from vmkit.errors import SpecError
+from vmkit.values import Bytes
 
 
 @click.group()
 def image() -> None:
-    """Build, import, list and delete images.
+    """Build, import, export, list and delete images.
 
     An image is what VMs are made from. Images are kept on this machine, and copied to a host when a VM there first
     needs them.
@@ -80,25 +85,119 @@ def bench(context: Context, /, *, name: str, force: bool) -> None:
     click.echo(f"built {made.name}: {made.size} from {made.source}")
 
 
-@image.command("import")
-@click.argument("source", metavar="FILE|URL")
-@click.option("--name", required=True, help="What to call it.")
-@click.option("--sha256", metavar="HEX", help="Digest that FILE or URL has to have.")
-@click.pass_obj
-def import_(context: Context, /, *, source: str, name: str, sha256: str | None) -> None:
-    """Bring in a disk image, qcow2 or raw, from a file or over http(s).
+image.add_command(from_vm)
 
-    Files that name other files (a backing file, say) are refused, since they could make any file of this machine
-    visible in a guest.
+
+@image.command("import")
+@click.argument("source", metavar="FILE|URL|NAME")
+@click.option("--name", help="What to call it.  [default: from the file's name]")
+@click.option("--sha256", metavar="HEX", help="Digest that it has to have (128 digits: SHA-512).")
+@click.option("--sums", metavar="FILE|URL", help="File of checksums that names it, as SHA256SUMS.")
+@click.option("--signature", metavar="FILE|URL", help="Detached OpenPGP signature of --sums, as SHA256SUMS.gpg.")
+@click.option("--keyring", metavar="FILE|URL", help="Keys, one of which has to have signed --sums.")
+@click.option("--force", is_flag=True, help="Replace the image of that name. VMs made from it are not touched.")
+@click.pass_obj
+def import_(context: Context, /, *, source: str, **options: Any) -> None:
+    """Bring in a disk image from a file or over http(s), an exported image, or one of the catalogue.
+
+    Disk images are qcow2, raw, vdi, vhdx or vpc, also packed with gzip, xz or bzip2. Files that name other files (a
+    backing file, say) are refused, since they could make any file of this machine visible in a guest.
+
+    A download that was cut off goes on where it was when the command is run again. 'vmkit image catalogue' lists the
+    names that it knows; for these, checksums and signature come by themselves.
     """
     with render.progress() as reporter:
-        if sha256 is None and source.startswith("http://"):
+        if source.startswith("http://") and not options["sha256"] and not options["keyring"]:
             render.note("nothing proves that this is the right file: give its --sha256", warning=True)
-        made = context.client().images.import_(source, name, sha256=sha256, reporter=reporter)
+        made = context.client().images.import_(source, reporter=reporter, **options)
     click.echo(f"imported {made.name}: {made.size}")
 
 
-image.add_command(from_vm)
+@image.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE.")
+@click.pass_obj
+def export(context: Context, /, *, name: str, file: Path, force: bool) -> None:
+    """Write an image to a file.
+
+    The suffix of FILE says how: .tar is the whole image with its kernel, for 'vmkit image import' elsewhere; .qcow2,
+    .raw, .img, .vmdk and .vhdx are its disk alone.
+    """
+    with render.progress() as reporter:
+        written = context.client().images.export(name, file, force=force, reporter=reporter)
+    click.echo(f"exported {name}: {written}")
+
+
+@image.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.pass_obj
+def verify(context: Context, /, *, names: tuple[str, ...]) -> None:
+    """Compare the files of images with the checksums that they had when they were made."""
+    for name in names:
+        with render.progress() as reporter:
+            whole = context.client().images.verify(name, reporter)
+        click.echo(f"{whole.name}: {len(whole.files)} files, {whole.size}, as they were made")
+
+
+@image.command()
+@render.output_option
+@click.pass_obj
+def catalogue(context: Context, /, *, output: str) -> None:
+    """List the images that vmkit knows how to get, with their other names."""
+    images = context.client().images
+    here = {i.name for i in images.list()}
+    rows = [
+        {
+            "name": k.name,
+            "aliases": list(k.aliases) if output != "table" else " ".join(k.aliases),
+            "here": k.name in here,
+            "get": k.command,
+            "about": k.about,
+        }
+        for k in images.known()
+    ]
+    columns = [("NAME", "name"), ("ALIASES", "aliases"), ("HERE", "here"), ("GET IT", "get"), ("ABOUT", "about")]
+    render.emit(rows, output=output, columns=columns)
+
+
+@image.command()
+@click.argument("name", required=False)
+@render.output_option
+@click.pass_obj
+def users(context: Context, /, *, name: str | None, output: str) -> None:
+    """List which VMs of the host use which image."""
+    client = context.client()
+    found = client.images.uses(client.host, name)
+    render.emit(found, output=output, columns=[("IMAGE", "image"), ("VM", "vm"), ("HOST", "host")])
+
+
+@image.command()
+@click.option("--host", "pool", is_flag=True, help="Also files in the host's pool that no VM there uses.")
+@click.option("--unused", is_flag=True, help="Also images here that no VM of the host uses; with --host.")
+@click.option("--plan", is_flag=True, help="Only say what would be removed.")
+@render.output_option
+@click.pass_obj
+def prune(context: Context, /, *, pool: bool, unused: bool, plan: bool, output: str) -> None:
+    """Remove what nobody needs: unfinished downloads, and what was left of images that were being made.
+
+    With --host also the copies of images in the host's storage pool that no VM uses. They are put there again when a VM
+    needs them.
+    """
+    if unused and not pool:
+        raise SpecError("needs a host whose VMs count", path="--unused", hint="vmkit image prune --host --unused")
+    client = context.client()
+    host = client.host if pool else None
+    with render.progress() as reporter:
+        if plan:
+            found = client.images.leftovers(host, unused=unused)
+        else:
+            found = client.images.prune(host, unused=unused, reporter=reporter)
+    columns = [("KIND", "kind"), ("NAME", "name"), ("SIZE", "size_text"), ("WHERE", "where"), ("BECAUSE", "reason")]
+    render.emit(found, output=output, columns=columns, wide=[])
+    if output == "table":
+        freed = Bytes(sum(e.size for e in found))
+        render.note(f"{len(found)} things, {freed}, would go" if plan else f"{len(found)} things are gone, {freed}")
 
 
 @image.command("list")

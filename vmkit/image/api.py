@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmkit.image import store
 from vmkit.image.manifest import Image
 from vmkit.progress import Note, Reporter, silent
+
+if TYPE_CHECKING:
+    from vmkit.hypervisor.host import Host
+    from vmkit.image.catalogue import Known
+    from vmkit.image.prune import Leftover
+    from vmkit.image.usage import Use
 
 
 class Images:
@@ -102,22 +110,129 @@ class Images:
         return bench.build(name, force=force, reporter=reporter)
 
     def import_(
-        self, source: str | Path, name: str, *, sha256: str | None = None, reporter: Reporter = silent
+        self,
+        source: str | Path,
+        name: str | None = None,
+        *,
+        sha256: str | None = None,
+        sums: str | None = None,
+        signature: str | None = None,
+        keyring: str | None = None,
+        force: bool = False,
+        reporter: Reporter = silent,
     ) -> Image:
-        """Bring in a disk image, qcow2 or raw, from a file or over http(s).
+        """Bring in a disk image (qcow2, raw, vdi, vhdx or vpc; also in gzip, xz or bzip2), or an exported image.
+
+        A download that is cut off, by Ctrl-C or a killed process too, goes on where it was when it is asked for again.
+        Where an image was made of a file with the same SHA-256, nothing is fetched.
 
         Args:
-            source: path or URL.
-            name: what it will be called here.
-            sha256: digest that the source has to have, as its publisher says.
+            source: path, URL, or name in the catalogue, which then gives the proof too.
+            name: what it will be called here; made of the source's file name by default.
+            sha256: digest that the source has to have, as its publisher says; 128 digits are a SHA-512.
+            sums: path or URL of a file of checksums that names the source's file.
+            signature: path or URL of the detached OpenPGP signature of `sums`.
+            keyring: path or URL of the keys, one of which has to have signed `sums`.
+            force: replace the image of that name.
             reporter: told of the progress.
 
         Raises:
-            ConflictError: the name is taken.
+            SpecError: what should prove it is not complete.
+            ConflictError: the name is taken, or another process fetches the same URL.
             NotFoundError: there is no such file, or the server says so.
             RefusedError: it is not the expected file, or not one that is safe to use; nothing is left.
-            EffectError: the transfer or the conversion failed; nothing is left.
+            EffectError: the transfer was cut off, and what came is kept; or the conversion failed, and nothing is left.
         """
         from vmkit.image import importer
 
-        return importer.import_image(source, name, sha256=sha256, reporter=reporter)
+        proof = importer.Proof(sha256, sums, signature, keyring)
+        return importer.import_image(source, name, proof, force=force, reporter=reporter)
+
+    def export(self, name: str, target: Path, *, force: bool = False, reporter: Reporter = silent) -> Path:
+        """Write an image to a file, whose suffix says the format; returns its path.
+
+        '.tar' has the whole image, and `import_` takes it back; .qcow2, .raw, .img, .vmdk, .vhdx have its disk alone.
+        The file appears when it is complete.
+
+        Raises:
+            NotFoundError: there is no such image.
+            SpecError: the suffix says no format.
+            ConflictError: the file is there, and `force` is not set.
+            RefusedError: no space, no folder, or the image has no disk.
+            EffectError: it cannot be written; nothing is left.
+        """
+        from vmkit.image import export
+
+        return export.export(self.get(name), target, force=force, reporter=reporter)
+
+    def verify(self, name: str, reporter: Reporter = silent) -> Image:
+        """Read all files of an image and compare them with the digests that they had when it was made.
+
+        Raises:
+            NotFoundError: there is no such image.
+            EffectError: a file is missing or damaged; says which.
+        """
+        from vmkit.errors import EffectError
+        from vmkit.progress import Finished, Started
+        from vmkit.system.clock import stopwatch
+
+        image = self.get(name)
+        again = f"make it again, or delete it: vmkit image delete {image.name}"
+        for field, file in image.by_field.items():
+            seconds = stopwatch()
+            reporter(Started(field, str(file.size)))
+            if not file.path.exists():
+                raise EffectError(f"{file.path} is missing", hint=again)
+            if (got := store.describe(file.path)).sha256 != file.sha256:
+                raise EffectError(f"{file.path} is damaged: its SHA-256 is {got.sha256}, not {file.sha256}", hint=again)
+            reporter(Finished(field, seconds(), str(file.size)))
+        return image
+
+    def known(self) -> builtins.list[Known]:
+        """The catalogue: images that vmkit knows how to get."""
+        from vmkit.image.catalogue import catalogue
+
+        return [*catalogue().values()]
+
+    def uses(self, host: Host, name: str | None = None) -> builtins.list[Use]:
+        """Which VMs of a host use which image.
+
+        Args:
+            host: whose VMs.
+            name: of one image; None for all.
+
+        Raises:
+            NotFoundError: there is no such image.
+        """
+        from vmkit.image import usage
+
+        images = [self.get(name)] if name else store.readable()
+        return usage.uses(usage.survey(host), images)
+
+    def leftovers(self, host: Host | None = None, *, unused: bool = False) -> builtins.list[Leftover]:
+        """What nobody needs: on this machine, and with `host` in its pool too.
+
+        Args:
+            host: whose pool is looked at.
+            unused: images count too that no VM of `host` uses.
+        """
+        from vmkit.image import prune
+
+        found = prune.on_this_machine()
+        if host:
+            found += [*(prune.images(host) if unused else []), *prune.on_host(host)]
+        return found
+
+    def prune(
+        self, host: Host | None = None, *, unused: bool = False, reporter: Reporter = silent
+    ) -> builtins.list[Leftover]:
+        """Remove what `leftovers` finds; returns what is gone.
+
+        Raises:
+            ConflictError: a host is given, and an operation of vmkit's is under way, which may need what is there.
+        """
+        from vmkit.image import prune
+
+        gone = prune.remove(self.leftovers(host, unused=unused), host, reporter)
+        # Blobs of images that went just now.
+        return gone + prune.remove(prune.on_this_machine(), None, reporter)

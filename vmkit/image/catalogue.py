@@ -22,18 +22,29 @@ class Known:
         name: what the image is called in the store.
         aliases: other names for it, as in 'debian:13'.
         about: one line for people.
-        build: arguments of `vmkit image build`; '' for what is imported.
+        build: arguments of `vmkit image build`; '' for what is fetched.
+        url: where it is fetched from; None for what is built.
+        sums: URL of the publisher's file of checksums.
+        signature: URL of its signature; None where the publisher gives none.
+        keyring: path of the publisher's OpenPGP keys on this machine, from the Debian package `keyring_package`.
+        user: whom cloud-init gives keys and password.
     """
 
     name: str
     aliases: tuple[str, ...]
     about: str
     build: str = ""
+    url: str | None = None
+    sums: str | None = None
+    signature: str | None = None
+    keyring: str | None = None
+    keyring_package: str | None = None
+    user: str | None = None
 
     @property
     def command(self) -> str:
         """The command that brings the image into the store."""
-        return f"vmkit image build {self.build}"
+        return f"vmkit image import {self.name}" if self.url else f"vmkit image build {self.build}"
 
 
 def parse(body: Any) -> dict[str, Known]:
@@ -43,11 +54,8 @@ def parse(body: Any) -> dict[str, Known]:
         EffectError: it is not a catalogue, or two entries share a name.
     """
     try:
-        entries = [
-            Known(check_name(name), tuple(e.get("aliases", ())), e["about"], e.get("build", ""))
-            for name, e in body.items()
-        ]
-    except (KeyError, TypeError, AttributeError, SpecError) as e:
+        entries = [Known(check_name(name), **{**e, "aliases": tuple(e.get("aliases", ()))}) for name, e in body.items()]
+    except (TypeError, AttributeError, SpecError) as e:
         raise EffectError(f"the catalogue of images is damaged: {e}", hint="install vmkit again") from e
     names = [n for e in entries for n in (e.name, *e.aliases)]
     if twice := {n for n in names if names.count(n) > 1}:

@@ -2,136 +2,229 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import re
-from collections.abc import Callable
+import shutil
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
-from vmkit.errors import EffectError, NotFoundError, RefusedError, SpecError, UnreachableError
-from vmkit.image import qcow2, store
-from vmkit.image.manifest import Image, ImageKind, check_sha256
-from vmkit.progress import Advanced, Finished, Reporter, Started, silent
+from vmkit.errors import NotFoundError, RefusedError, SpecError
+from vmkit.image import archive, blobs, catalogue, signature, store
+from vmkit.image.download import as_url, fetched, small
+from vmkit.image.examine import examine, plain_path
+from vmkit.image.manifest import Image, ImageKind
+from vmkit.image.sums import LIMIT, Digest, base_name, digest_of, parse_sums
+from vmkit.image.unpack import plain
+from vmkit.progress import Advanced, Finished, Note, Reporter, Started, silent
 from vmkit.system.clock import stopwatch
-from vmkit.system.files import free_space
 from vmkit.system.process import run
-from vmkit.values import Bytes, check_name, quoted
-
-if TYPE_CHECKING:
-    from urllib.request import Request
+from vmkit.values import NAME_LIMIT, check_name, quoted
 
 CHUNK: Final = 1 << 20
-NETWORK_TIMEOUT: Final = 60.0
-"""Seconds without a byte until a download is given up."""
 CONVERT_TIMEOUT: Final = 3600.0
-
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_PACKED: Final = {b"\x1f\x8b": "gunzip", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2"}
+_SUFFIXES = re.compile(r"\.(gz|xz|bz2|qcow2|qcow|img|raw|vdi|vhdx|vhd|tar|vmkit)$")
 
 
-def import_image(source: str | Path, name: str, *, sha256: str | None = None, reporter: Reporter = silent) -> Image:
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """By what a source is known to be the right one; None where that is not given.
+
+    Attributes:
+        sha256: its SHA-256 (or SHA-512), as the publisher says.
+        sums: path or URL of a file of checksums that names it.
+        signature: path or URL of the detached signature of `sums`.
+        keyring: path or URL of the OpenPGP keys, one of which has to have signed `sums`.
+    """
+
+    sha256: str | None = None
+    sums: str | None = None
+    signature: str | None = None
+    keyring: str | None = None
+
+    def check(self) -> None:
+        """Raise SpecError where parts of it are missing."""
+        if self.sha256 and self.sums:
+            raise SpecError("one of the two is enough", path="--sha256, --sums")
+        if self.signature and not self.sums:
+            raise SpecError("needs the file that is signed", path="--signature", hint="give it too: --sums URL|FILE")
+        if self.signature and not self.keyring:
+            raise SpecError("needs the publisher's keys", path="--signature", hint="give them: --keyring FILE|URL")
+        if self.keyring and not self.sums:
+            raise SpecError("needs the file that is signed", path="--keyring", hint="give it too: --sums URL|FILE")
+
+
+NO_PROOF: Final = Proof()
+
+
+def import_image(
+    source: str | Path,
+    name: str | None = None,
+    proof: Proof = NO_PROOF,
+    *,
+    force: bool = False,
+    reporter: Reporter = silent,
+) -> Image:
     """Import a disk; see `vmkit.image.api.Images.import_`."""
-    check_name(name)
-    wanted = None if sha256 is None else check_sha256(sha256, path="--sha256")
-    store.refuse_taken(name)
-    with store.making(name) as (folder, commit):
-        disk = folder / "disk.qcow2"
-        url = _url(str(source))
-        if url:
-            original = folder / "original"
-            digest: str | None = _download(url, original, reporter)
-        else:
-            original = _local(Path(source))
-            digest = _digest(original, reporter) if wanted else None
-        if wanted and digest != wanted:
-            raise RefusedError(
-                f"the checksum of {quoted(str(source), 200)} is wrong: expected {wanted}, got {digest}",
-                hint="fetch it again, and compare with what its publisher says",
-            )
-        kind = examine(original)
-        _convert(kind, original, disk, reporter)
-        return commit(
-            Image(
-                name=name,
-                kind=ImageKind.IMPORTED,
-                arch="x86_64",
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                source=url or str(original.resolve()),
-                disk=store.describe(disk),
-            )
-        )
+    text = str(source)
+    known = catalogue.find(text, catalogue.catalogue()) if proof == NO_PROOF else None
+    if known and not Path(text).exists():
+        if not known.url:
+            raise SpecError(f"'{known.name}' is built, not fetched", path="source", hint=known.command)
+        text, name, proof = known.url, name or known.name, _proof_of(known, reporter)
+    else:
+        known = None
+    name = check_name(name if name is not None else name_for(text))
+    url = as_url(text)
+    proof.check()
+    if not force:
+        store.refuse_taken(name)
+    wanted = _wanted(text, proof, reporter)
+    with store.making(name, force=force) as (folder, commit):
+        if wanted and (same := _here(wanted)):
+            reporter(Note(f"the image {same.name} was made of the same file; nothing is fetched"))
+            return commit(_linked(same, folder, url or text))
+        with contextlib.ExitStack() as stack:
+            if url:
+                original = stack.enter_context(fetched(url, verified=wanted is not None, reporter=reporter))
+            else:
+                original = _local(Path(text))
+            digest = _compare(original, text, wanted, reporter)
+            if archive.is_archive(original):
+                return commit(replace(archive.unpack(original, folder, reporter), source_sha256=digest))
+            return commit(_from_disk(original, folder, name, url or str(original.resolve()), digest, known, reporter))
 
 
-def examine(path: Path) -> str:
-    """The format of a disk image, 'qcow2' or 'raw', after looking for everything that would make it unsafe or useless.
+def name_for(source: str) -> str:
+    """A name for an image from its path or URL: the file's own, without what says its format. Pure."""
+    name = base_name(source)
+    while (shorter := _SUFFIXES.sub("", name)) != name:
+        name = shorter
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:NAME_LIMIT].strip("-._")
+    if not name:
+        raise SpecError(f"no name can be made of {quoted(source)}", path="--name", hint="give one: --name NAME")
+    return name
 
-    A backing or data file named by the image would make QEMU read any file of this machine into the guest.
+
+def _from_disk(
+    original: Path,
+    folder: Path,
+    name: str,
+    source: str,
+    digest: str,
+    known: catalogue.Known | None,
+    reporter: Reporter,
+) -> Image:
+    content = plain(original, folder / "unpacked", reporter)
+    kind = examine(content)
+    disk = folder / "disk.qcow2"
+    _convert(kind, content, disk, reporter)
+    return Image(
+        name=name,
+        kind=ImageKind.IMPORTED,
+        arch="x86_64",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=source,
+        disk=store.describe(disk),
+        cloud_init=True if known else None,
+        user=known.user if known else None,
+        source_sha256=digest,
+    )
+
+
+# -- what proves that it is the right file
+
+
+def _proof_of(known: catalogue.Known, reporter: Reporter) -> Proof:
+    """The proof that the catalogue names; without the signature where the publisher's keys are not on this machine."""
+    signed = known.signature and known.keyring
+    if signed and not Path(str(known.keyring)).exists():
+        why = f"{known.keyring} is missing"
+        hint = f": apt-get install {known.keyring_package}" if known.keyring_package else ""
+        reporter(Note(f"the signature of the checksums is not verified, since {why}{hint}", warning=True))
+        signed = None
+    keys = (known.signature, known.keyring) if signed else (None, None)
+    return Proof(sums=known.sums, signature=keys[0], keyring=keys[1])
+
+
+def _wanted(source: str, proof: Proof, reporter: Reporter) -> Digest | None:
+    """The digest that the source has to have.
 
     Raises:
-        RefusedError: it is compressed, encrypted, damaged, names other files, or has another format.
+        SpecError, RefusedError, NotFoundError, UnreachableError: it cannot be found out, or is not signed as it should.
     """
-    with path.open("rb") as f:
-        head = f.read(qcow2.HEADER_LIMIT)
-    for magic, program in _PACKED.items():
-        if head.startswith(magic):
-            raise RefusedError(f"{path.name} is compressed", hint=f"unpack it first: {program}")
-    if qcow2.is_qcow2(head):
-        header = qcow2.parse_header(head)
-        if header.backing:
-            raise RefusedError(
-                f"{path.name} names a backing file, which could be any file of this machine",
-                hint="have its maker flatten it: qemu-img convert -O qcow2",
-            )
-        if header.data_file:
-            raise RefusedError(f"{path.name} keeps its data in another file, which could be any file of this machine")
-        if header.encrypted:
-            raise RefusedError(f"{path.name} is encrypted", hint="decrypt it first: qemu-img convert")
-    info = _qemu_info(path)
-    kind = str(info.get("format"))
-    if kind not in ("qcow2", "raw"):
-        hint = f"convert it first: qemu-img convert -f {kind} -O qcow2"
-        raise RefusedError(f"{path.name} has the format {kind}; only qcow2 and raw are taken", hint=hint)
-    if (kind == "qcow2") != qcow2.is_qcow2(head) or info.get("backing-filename"):
-        raise RefusedError(f"{path.name} is not what its header says")
-    size = path.stat().st_size
-    if kind == "raw" and (size == 0 or size % 512):
+    if proof.sha256:
+        return Digest.parse(proof.sha256, path="--sha256")
+    if not proof.sums:
+        return None
+    data = small(proof.sums, LIMIT, "file of checksums")
+    if proof.keyring:
+        keys = small(proof.keyring, LIMIT, "keyring")
+        if proof.signature:
+            data = signature.verify(data, small(proof.signature, LIMIT, "signature"), keys, reporter)
+        elif signature.is_clear_signed(data):
+            data = signature.verify(data, None, keys, reporter)
+        else:
+            hint = "give its signature: --signature URL|FILE"
+            raise SpecError("the file of checksums holds no signature", path="--sums", hint=hint)
+    return digest_of(source, parse_sums(data.decode(errors="replace")))
+
+
+def _compare(original: Path, source: str, wanted: Digest | None, reporter: Reporter) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        RefusedError: it has not the digest that is wanted.
+    """
+    seconds = stopwatch()
+    reporter(Started("checksum"))
+    digests = {a: hashlib.new(a) for a in {"sha256", wanted.algorithm if wanted else "sha256"}}
+    total, done = original.stat().st_size, 0
+    with original.open("rb") as f:
+        while chunk := f.read(CHUNK):
+            for digest in digests.values():
+                digest.update(chunk)
+            done += len(chunk)
+            reporter(Advanced("checksum", done, total))
+    if wanted and (got := digests[wanted.algorithm].hexdigest()) != wanted.value:
         raise RefusedError(
-            f"{path.name} is no disk image: {size} bytes are not a whole number of sectors",
-            hint="see what it is: file; a download may have been cut off, or be an error page",
+            f"the checksum of {quoted(source, 200)} is wrong: expected {wanted.value}, got {got}",
+            hint="fetch it again, and compare with what its publisher says",
         )
-    if kind == "qcow2":
-        _check(path)
-    return kind
+    reporter(Finished("checksum", seconds(), "as expected" if wanted else ""))
+    return digests["sha256"].hexdigest()
 
 
-def _qemu_info(path: Path) -> dict[str, Any]:
-    try:
-        answer = json.loads(run(["qemu-img", "info", "--output=json", _plain(path)]).stdout)
-    except EffectError as e:
-        raise RefusedError(f"{path.name} is not a disk image that QEMU can read", details=(e.message,)) from e
-    return answer if isinstance(answer, dict) else {}
+def _here(wanted: Digest) -> Image | None:
+    """An image that was made of the file with this digest."""
+    if wanted.algorithm != "sha256":
+        return None
+    return next((i for i in store.readable() if i.source_sha256 == wanted.value), None)
 
 
-def _plain(path: Path) -> str:
-    """A path that QEMU cannot take for one of its protocols, as it would 'nbd:...' or 'json:{...}'."""
-    return str(path.absolute())
+def _linked(image: Image, folder: Path, source: str) -> Image:
+    """The image once more, in another folder."""
+    files = {}
+    for field, file in image.by_field.items():
+        target = folder / file.path.name
+        try:
+            blobs.link(file.path, target)
+        except OSError:
+            shutil.copyfile(file.path, target)
+        files[field] = replace(file, path=target)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(image, created=created, source=source, **files)  # type: ignore[arg-type] # fields of files only
 
 
-def _check(path: Path) -> None:
-    """Have QEMU look through the tables of a qcow2 file; a truncated one shows there. Leaked clusters do no harm."""
-    done = run(["qemu-img", "check", "-f", "qcow2", _plain(path)], check=False, timeout=CONVERT_TIMEOUT)
-    if done.status not in (0, 3):
-        lines = tuple((done.stderr or done.stdout).strip().splitlines()[:4])
-        raise RefusedError(f"{path.name} is damaged, or was cut off", details=lines, hint="fetch it again")
+# -- what is in it
 
 
 def _convert(kind: str, original: Path, disk: Path, reporter: Reporter) -> None:
     reporter(Started("convert", f"{kind} to qcow2"))
     seconds = stopwatch()
-    run(["qemu-img", "convert", "-f", kind, "-O", "qcow2", _plain(original), disk], timeout=CONVERT_TIMEOUT)
+    run(["qemu-img", "convert", "-f", kind, "-O", "qcow2", plain_path(original), disk], timeout=CONVERT_TIMEOUT)
     reporter(Finished("convert", seconds(), f"{kind} to qcow2"))
 
 
@@ -149,101 +242,3 @@ def _local(path: Path) -> Path:
     if exists:
         raise RefusedError(f"{quoted(str(path), 200)} is not a regular file")
     raise NotFoundError(f"no file {quoted(str(path), 200)}", hint="give a path, or a URL that begins with https://")
-
-
-def _digest(path: Path, reporter: Reporter) -> str:
-    seconds = stopwatch()
-    reporter(Started("checksum"))
-    with path.open("rb") as f:
-        digest = _pump(f, None, path.stat().st_size, lambda done, total: reporter(Advanced("checksum", done, total)))
-    reporter(Finished("checksum", seconds()))
-    return digest
-
-
-def _pump(
-    source: IO[bytes], target: IO[bytes] | None, total: int | None, advance: Callable[[float, float | None], None]
-) -> str:
-    """Copy to the end and return the SHA-256 of what passed."""
-    digest, done = hashlib.sha256(), 0
-    while chunk := source.read(CHUNK):
-        digest.update(chunk)
-        if target:
-            target.write(chunk)
-        done += len(chunk)
-        advance(done, total)
-    return digest.hexdigest()
-
-
-# -- over the network
-
-
-def _url(source: str) -> str | None:
-    """The URL, or None where `source` is a path.
-
-    Raises:
-        SpecError: a URL of another kind than http and https.
-    """
-    match = _URL.match(source)
-    if not match:
-        return None
-    if match[1].lower() not in ("http", "https"):
-        raise SpecError(f"cannot fetch {quoted(source)}", path="source", hint="give a path, or an http(s) URL")
-    try:
-        parts = urlsplit(source)
-        valid = bool(parts.hostname) and parts.port != 0 and source.isprintable() and " " not in source
-    except ValueError:
-        valid = False
-    if not valid:
-        raise SpecError(f"{quoted(source)} is not a URL", path="source")
-    return source
-
-
-def _download(url: str, target: Path, reporter: Reporter) -> str:
-    """Fetch `url` into `target` and return the SHA-256 of what came.
-
-    Raises:
-        NotFoundError, UnreachableError, RefusedError: the server does not give it, or there is no room for it.
-        EffectError: the transfer was cut off.
-    """
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    class Careful(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-            _url(newurl)
-            if req.full_url.lower().startswith("https:") and not newurl.lower().startswith("https:"):
-                raise RefusedError(f"{quoted(url, 200)} leads from https to {quoted(newurl, 200)}, which is not safe")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    seconds = stopwatch()
-    try:
-        with urllib.request.build_opener(Careful()).open(url, timeout=NETWORK_TIMEOUT) as answer:
-            length = answer.headers.get("Content-Length", "")
-            total = int(length) if length.isdecimal() else None
-            _refuse_no_room(target, total)
-            reporter(Started("download", url))
-            with target.open("wb") as f:
-                digest = _pump(answer, f, total, lambda done, all_: reporter(Advanced("download", done, all_)))
-    except urllib.error.HTTPError as e:
-        kind = NotFoundError if e.code in (404, 410) else UnreachableError
-        raise kind(f"{quoted(url, 200)}: the server answers {e.code} {e.reason}") from e
-    except urllib.error.URLError as e:
-        hint = "see that the address is right and that the network reaches it"
-        raise UnreachableError(f"{quoted(url, 200)}: {e.reason}", hint=hint) from e
-    except http.client.HTTPException as e:
-        raise UnreachableError(f"{quoted(url, 200)}: the server does not speak HTTP: {e!r}") from e
-    except OSError as e:  # the connection broke, or the disk is full
-        raise EffectError(f"download of {quoted(url, 200)}: {e}", left="nothing is left of it") from e
-    got = target.stat().st_size
-    if total is not None and got != total:
-        raise EffectError(f"download of {quoted(url, 200)}: cut off after {got} of {total} bytes")
-    reporter(Finished("download", seconds(), str(Bytes(got))))
-    return digest
-
-
-def _refuse_no_room(target: Path, total: int | None) -> None:
-    # Twice: the download, and what it is converted to.
-    if total is not None and free_space(target.parent) < 2 * total:
-        need = Bytes(2 * total)
-        raise RefusedError(f"no space: {need} are needed in {target.parent}", hint=f"free some: df -h {target.parent}")

@@ -93,7 +93,12 @@ class Image:
     @property
     def files(self) -> tuple[ImageFile, ...]:
         """Those that it has."""
-        return tuple(f for name in _FILES if (f := getattr(self, name)) is not None)
+        return tuple(self.by_field.values())
+
+    @property
+    def by_field(self) -> dict[str, ImageFile]:
+        """The same by the name of the field: 'kernel', 'disk', ..."""
+        return {name: f for name in _FILES if (f := getattr(self, name)) is not None}
 
 
 _FILES: Final = ("kernel", "initrd", "disk", "programs", "memory", "state")

@@ -30,8 +30,8 @@ DEFAULT_FOLDER: Final = Path("/var/lib/vmkit/pool")
 UPLOAD_DEADLINE: Final = 3600.0
 """Seconds that one process waits for another that uploads the same file."""
 
-_SUFFIXES: Final = {"kernel": ".kernel", "initrd": ".initrd", "disk": ".qcow2", "memory": ".memory"}
-_COMPLETE: Final = ".complete"
+SUFFIXES: Final = {"kernel": ".kernel", "initrd": ".initrd", "disk": ".qcow2", "memory": ".memory"}
+COMPLETE: Final = ".complete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Placed:
 
 def file_name(field: str, file: ImageFile) -> str:
     """Name of an image's file in a pool: `3ac74a8774f7cca5.initrd`. `field` is as in `Placed`."""
-    return file.sha256[:16] + _SUFFIXES[field]
+    return file.sha256[:16] + SUFFIXES[field]
 
 
 def ensure_pool(host: Host) -> Pool:
@@ -90,7 +90,7 @@ def place(host: Host, image: Image, reporter: Reporter = silent) -> Placed:
     """
     pool = ensure_pool(host)
     folder = pool.folder
-    paths: dict[str, str | None] = dict.fromkeys(_SUFFIXES)
+    paths: dict[str, str | None] = dict.fromkeys(SUFFIXES)
     linked = False
     for field in paths:
         file: ImageFile | None = getattr(image, field)
@@ -185,7 +185,7 @@ def _upload(pool: Pool, name: str, file: ImageFile, reporter: Reporter) -> str:
 def _present(pool: Pool, name: str, file: ImageFile) -> str | None:
     """Path of the volume if it holds the file; one that does not, and that nobody is filling, is removed."""
     path = pool.path(name)
-    if path is None or pool.path(name + _COMPLETE) is not None:
+    if path is None or pool.path(name + COMPLETE) is not None:
         return path
     if _same_content(pool, name, file):
         _mark(pool, name)
@@ -219,7 +219,7 @@ def _same_content(pool: Pool, name: str, file: ImageFile) -> bool:
 
 def _mark(pool: Pool, name: str) -> None:
     root = ET.Element("volume")
-    ET.SubElement(root, "name").text = name + _COMPLETE
+    ET.SubElement(root, "name").text = name + COMPLETE
     ET.SubElement(root, "capacity").text = "0"
     ET.SubElement(ET.SubElement(root, "target"), "format", type="raw")
     with contextlib.suppress(ConflictError):

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from vmkit.errors import ConflictError, EffectError, NotFoundError, RefusedError, SpecError
+from vmkit.errors import ConflictError, EffectError, NotFoundError, RefusedError, SpecError, VmkitError
+from vmkit.image import blobs
 from vmkit.image.manifest import Image, ImageFile, from_json, to_json
 from vmkit.system.files import ensure_dir, home, locked, sync_dir, sync_file, write_atomic
 from vmkit.system.journal import journalled
@@ -137,12 +138,16 @@ def _lock(name: str) -> contextlib.AbstractContextManager[None]:
 
 def _commit(folder: Path, image: Image) -> Image:
     wanted = {f.path.name for f in image.files}
+    private = {f.path.name for f in (image.memory, image.state) if f}
     for path in folder.iterdir():
         if path.name not in wanted:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in wanted:
-        (folder / name).chmod(0o644)
+        # What a guest had in its memory is nobody's business.
+        (folder / name).chmod(0o600 if name in private else 0o644)
         sync_file(folder / name)
+    for file in image.files:
+        blobs.share(replace(file, path=folder / file.path.name))
     write_atomic(folder / MANIFEST, to_json(image))
     final, old = folder.parent / image.name, folder.parent / f"{OLD}{image.name}~"
     if final.exists():
@@ -151,8 +156,24 @@ def _commit(folder: Path, image: Image) -> Image:
         final.rename(old)
     folder.rename(final)
     sync_dir(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        blobs.sweep(digests())
     return from_json((final / MANIFEST).read_text(), final)
+
+
+def digests() -> set[str]:
+    """SHA-256 of every file of every image that can be read."""
+    return {file.sha256 for image in readable() for file in image.files}
+
+
+def readable() -> list[Image]:
+    """Every image by name, without those whose manifest is damaged."""
+    found = []
+    for name in names():
+        with contextlib.suppress(VmkitError):
+            found.append(read(name))
+    return found
 
 
 def settle(name: str, folder: Path) -> str:
@@ -200,3 +221,4 @@ def delete(name: str) -> None:
             raise RefusedError(f"cannot delete {folder}: {e.strerror}", hint="run as the user who made it") from e
         for path in root().glob(f"{GONE}*"):  # also what a deletion that was cut off left
             shutil.rmtree(path, ignore_errors=True)
+    blobs.sweep(digests())
