@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from vmkit.client import Client
 from vmkit.errors import VmkitError
 from vmkit.image.manifest import Image
 from vmkit.lab.api import Lab, Labs
+from vmkit.vm.api import Created
+from vmkit.vm.machine import Vm
+from vmkit.vm.readiness import Layer
 
 HERE = Path(__file__).parent
 
@@ -23,7 +27,13 @@ OWN = f"t{os.getpid()}"
 """Prefix of the names of this session's labs; what is left behind is recognised by it."""
 
 
+DEBIAN_VM = "debian-vm"
+"""Name of the VM that several files of this tier share."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Last what uses the shared Debian, so that other tests find their hosts without it.
+    items.sort(key=lambda item: "debian_made" in getattr(item, "fixturenames", ()))
     if os.geteuid() == 0:
         return
     for item in items:
@@ -56,6 +66,67 @@ def micro(home: Path) -> Image:
         return images.get("micro")
     except VmkitError:
         return images.build_micro()
+
+
+@pytest.fixture(scope="package")
+def debian(home: Path) -> Image:
+    """Debian as vmkit builds it, built once, unless $VMKIT_TEST_IMAGES names a folder of images that has it."""
+    images = Client().images
+    ready = Path(os.environ.get("VMKIT_TEST_IMAGES", "/nowhere")) / "debian"
+    if ready.is_dir() and not (home / "images" / "debian").exists():
+        shutil.copytree(ready, home / "images" / "debian")
+    try:
+        return images.get("debian")
+    except VmkitError:
+        return images.build_debian()
+
+
+@pytest.fixture(scope="package")
+def debian_key(home: Path) -> Path:
+    """A private key of somebody else than vmkit; its public half is beside it."""
+    path = home / "somebody"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="package")
+def debian_made(pair: Lab, debian: Image, debian_key: Path) -> Iterator[Created]:
+    """How `debian_vm` was made."""
+    spec = {
+        "name": DEBIAN_VM,
+        "image": debian.name,
+        "memory": "512M",
+        "nics": [{"network": "lab"}],
+        "cloud_init": {
+            "ssh_keys": [f"{debian_key}.pub"],
+            "password": "generate",
+            "user_data": {
+                "write_files": [{"path": "/etc/vmkit-test", "content": "from user-data\n", "permissions": "0640"}],
+                "runcmd": ["echo ran >>/var/lib/vmkit-runs"],
+            },
+        },
+    }
+    with Client(pair.host("h1").uri) as client:
+        made = client.vms.create(spec, start=False)
+        try:
+            made.vm.start()
+            made.vm.wait(layers=[Layer.AGENT, Layer.ADDRESS, Layer.SSH, Layer.CLOUD_INIT], deadline=600)
+            yield made
+        finally:
+            made.vm.delete(force=True)
+
+
+@pytest.fixture
+def debian_vm(debian_made: Created) -> Vm:
+    """A Debian that has booted on h1, with a key and user-data. Others use it too: leave it as it was, and running."""
+    return debian_made.vm
+
+
+def sweep(client: Client) -> None:
+    """Delete every VM of a host but `debian_vm`."""
+    for row in client.vms.list():
+        if row.name != DEBIAN_VM:
+            client.vms.get(row.name).delete(force=True)
 
 
 @pytest.fixture(scope="package")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.qemu.conftest import sweep
 from vmkit.client import Client
 from vmkit.image.manifest import Image
 from vmkit.vm.machine import Vm
@@ -33,8 +34,7 @@ def host(client_h1: Client, generic: Image) -> Iterator[Client]:
     """Host h1, with no VM before and none after."""
     assert generic.name == "micro-generic"
     yield client_h1
-    for row in client_h1.vms.list():
-        client_h1.vms.get(row.name).delete(force=True)
+    sweep(client_h1)
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {

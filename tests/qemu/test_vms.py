@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.qemu.conftest import sweep
 from vmkit.client import Client
 from vmkit.errors import ConflictError, DeadlineError, EffectError, RefusedError
 from vmkit.image.manifest import Image
@@ -34,8 +35,7 @@ def host(client_h1: Client, micro: Image) -> Iterator[Client]:
     """Host h1, with no VM before and none after."""
     assert micro.name == "micro"
     yield client_h1
-    for row in client_h1.vms.list():
-        client_h1.vms.get(row.name).delete(force=True)
+    sweep(client_h1)
 
 
 def volumes(client: Client) -> list[str]:
