@@ -72,9 +72,9 @@ def micro(home: Path) -> Image:
 def debian(home: Path) -> Image:
     """Debian as vmkit builds it, built once, unless $VMKIT_TEST_IMAGES names a folder of images that has it."""
     images = Client().images
-    ready = Path(os.environ.get("VMKIT_TEST_IMAGES", "/nowhere")) / "debian"
-    if ready.is_dir() and not (home / "images" / "debian").exists():
-        shutil.copytree(ready, home / "images" / "debian")
+    for ready in Path(os.environ.get("VMKIT_TEST_IMAGES", "/nowhere")).glob("debian*"):
+        if not (home / "images" / ready.name).exists():
+            shutil.copytree(ready, home / "images" / ready.name)
     try:
         return images.get("debian")
     except VmkitError:

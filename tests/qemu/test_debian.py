@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -23,6 +22,7 @@ from vmkit.lab.api import Lab
 from vmkit.system.journal import records
 from vmkit.vm.access.api import By
 from vmkit.vm.api import Created
+from vmkit.vm.describe import describe
 from vmkit.vm.machine import Vm
 from vmkit.vm.readiness import Layer
 
@@ -195,10 +195,8 @@ def test_another_boot_runs_nothing_again_and_has_its_seed(debian_vm: Vm, client:
     device = inside(debian_vm, "readlink -f /dev/disk/by-label/cidata")
     assert inside(debian_vm, f"blockdev --getro {device}") == "1"
     assert vmkit("ssh", debian_vm.name, "--", "hostname", client=client).stdout.decode().strip() == debian_vm.name
-    root = ET.fromstring(debian_vm.domain.xml())
-    assert [d.find("source").get("file", "") for d in root.iterfind("devices/disk") if d.find("readonly") is not None][  # type: ignore[union-attr]
-        0
-    ].endswith("-seed.iso")
+    disk = describe(debian_vm.domain.xml()).disks[-1]
+    assert (disk.readonly, disk.source) == (True, str(client.host.pool("vmkit").folder / f"{debian_vm.name}-seed.iso"))
 
 
 def until(probe: Callable[[], bool], seconds: float = WAIT) -> None:
@@ -222,8 +220,8 @@ def empty_handed(client: Client) -> Iterator[Client]:
 def test_delete_takes_the_seed_along(debian: Image, empty_handed: Client, client: Client) -> None:
     made = client.vms.create({"name": "off", "image": debian.name, "memory": "256M", "nics": []}, start=False)
     assert "volume off-seed.iso" in made.vm.delete()
+    data = {"password": "generate", "user_data": {"password": "x"}}
     with pytest.raises(SpecError, match="is set here too"):
-        data = {"password": "generate", "user_data": {"password": "x"}}
         client.vms.create({"name": "off", "image": debian.name, "cloud_init": data})
 
 
