@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vmkit.vm.access.api import Guests
     from vmkit.vm.api import Vms
     from vmkit.vm.backup.api import Backups
+    from vmkit.vm.change.api import Changes
     from vmkit.vm.clone.api import Clones
     from vmkit.vm.overview import Overviews
     from vmkit.vm.screens import Screens
@@ -214,6 +215,13 @@ class Client:
         from vmkit.vm.snapshot.api import Snapshots
 
         return Snapshots(self._connect)
+
+    @cached_property
+    def changes(self) -> Changes:
+        """Changing the host's VMs: one by one, or as a file says."""
+        from vmkit.vm.change.api import Changes
+
+        return Changes(self._connect)
 
     @cached_property
     def devices(self) -> Devices:

@@ -137,6 +137,16 @@ def _cloud_init(flags: dict[str, Any]) -> dict[str, Any]:
     return {**files, **plain, **password, **({"ssh_keys": list(flags["ssh_keys"])} if flags["ssh_keys"] else {})}
 
 
+def spec_of_disk(text: str) -> dict[str, Any]:
+    """A disk as a file would have it, from what --disk takes."""
+    return _pairs(text, "size", f"'{text}'")
+
+
+def spec_of_nic(text: str) -> dict[str, Any]:
+    """A NIC as a file would have it, from what --nic takes."""
+    return _pairs(text, "network", f"'{text}'")
+
+
 def _pairs(text: str, first: str, option: str) -> dict[str, Any]:
     parts = text.split(",")
     pairs = [(first, parts[0]) if i == 0 and "=" not in part else _pair(part, option) for i, part in enumerate(parts)]

@@ -1,4 +1,4 @@
-"""create, apply, list, show and the verbs of a VM's life."""
+"""create, list, show and the verbs of a VM's life."""
 
 from __future__ import annotations
 
@@ -95,33 +95,6 @@ def create(
         password = {"password": made.password} if made.password else {}
         shown_as = {"name": name, "accelerator": made.accelerator, "ready": made.ready, "plan": made.plan}
         emit({**shown_as, **password}, output=output)
-
-
-@click.command()
-@click.option("-f", "--file", "path", required=True, metavar="FILE", help="YAML file; - reads standard input.")
-@click.option("--wait/--no-wait", default=False, help="Return when every guest is ready.")
-@click.option("--deadline", default="90s", show_default=True, help="How long --wait waits for each VM.")
-@click.option("--plan", is_flag=True, help="Print what would be chosen and done, and stop.")
-@output_option
-@click.pass_obj
-def apply(context: Context, path: str, *, wait: bool, deadline: str, plan: bool, output: str) -> None:
-    """Create the VMs of a YAML file that are missing, and start those that are shut off."""
-    from vmkit.vm.spec import load
-
-    seconds = parse_duration(deadline, path="--deadline")
-    specs = load(path)
-    vms = context.client().vms
-    with progress() as reporter:
-        if plan:
-            plans = vms.plans(specs, reporter=reporter)
-        else:
-            done = vms.apply(specs, wait=wait, deadline=seconds, reporter=reporter)
-    if plan:
-        for one in plans:
-            show_plan(one, output)
-    else:
-        columns = [("NAME", "name"), ("ACTION", "action"), ("ACCELERATOR", "accelerator"), ("READY_S", "seconds")]
-        emit(done, output=output, columns=columns)
 
 
 @click.command(name="list")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmkit.errors import ConflictError, VmkitError
-from vmkit.hypervisor.domain import DomainState
+from vmkit.errors import VmkitError
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter, silent
 from vmkit.vm.machine import Vm
@@ -17,6 +15,7 @@ from vmkit.vm.machine import Vm
 if TYPE_CHECKING:
     from vmkit.host.measured import Measured
     from vmkit.plan import Plan
+    from vmkit.vm.change.api import Applied, Source
     from vmkit.vm.readiness import Ready
     from vmkit.vm.spec import VmSpec
 
@@ -41,17 +40,6 @@ class Created:
     accelerator: str
     plan: Plan
     ready: Ready | None
-    password: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What `apply` did about one VM: 'created', 'started' or 'unchanged'."""
-
-    name: str
-    action: str
-    accelerator: str | None = None
-    seconds: float | None = None
     password: str | None = None
 
 
@@ -126,17 +114,6 @@ class Vms:
         vm = self.get(name)
         facts = look(host) if host.driver == "QEMU" else MachineFacts()
         return with_measured(explained(vm.domain.xml(), host.uri, facts, vm.remembered()), _measured(host))
-
-    def plans(self, specs: Sequence[VmSpec], *, reporter: Reporter = silent) -> builtins.list[Plan]:
-        """The plan of each VM that `apply` would make; VMs that exist are checked and have none."""
-        existing = {d.name: Vm(d) for d in self._connect().domains()}
-        found = []
-        for spec in specs:
-            if spec.name in existing:
-                _check_same(existing[spec.name], spec)
-            else:
-                found.append(self.plan(spec, reporter=reporter))
-        return found
 
     def create(
         self,
@@ -218,41 +195,11 @@ class Vms:
         )
         return outcome.check("deleting the VMs")
 
-    def apply(
-        self,
-        source: Path | str | Sequence[VmSpec],
-        *,
-        wait: bool = False,
-        deadline: float = 90.0,
-        reporter: Reporter = silent,
-    ) -> builtins.list[Applied]:
-        """Bring about what a file (or a list of specs) says: VMs that are missing are made, those shut off started.
+    def apply(self, source: Source, **options: Any) -> builtins.list[Applied]:
+        """Bring about what a file (or a list of specs) says; see vmkit.vm.change.api.Changes.apply."""
+        from vmkit.vm.change.api import Changes
 
-        Every VM is checked before the first is touched.
-
-        Raises:
-            ConflictError: a VM exists and differs from its spec; says in which fields. Nothing was touched.
-            otherwise as `create`.
-        """
-        from vmkit.vm.spec import load
-
-        specs = load(source) if isinstance(source, Path | str) else list(source)
-        existing = {d.name: Vm(d) for d in self._connect().domains()}
-        self.plans(specs, reporter=reporter)
-        done = []
-        for spec in specs:
-            if spec.name not in existing:
-                made = self.create(spec, wait=wait, deadline=deadline, reporter=reporter)
-                seconds = made.ready.seconds if made.ready else None
-                done.append(Applied(spec.name, "created", made.accelerator, seconds, made.password))
-                continue
-            vm = existing[spec.name]
-            started = vm.state is not DomainState.PAUSED and vm.start()
-            ready = vm.wait(deadline=deadline, reporter=reporter) if wait else None
-            done.append(
-                Applied(spec.name, "started" if started else "unchanged", None, ready.seconds if ready else None)
-            )
-        return done
+        return Changes(self._connect).apply(source, **options)
 
 
 def _measured(host: Host) -> Measured | None:
@@ -260,21 +207,3 @@ def _measured(host: Host) -> Measured | None:
     from vmkit.host.measured import load
 
     return load() if host.local else None
-
-
-def _check_same(vm: Vm, spec: VmSpec) -> None:
-    from vmkit.vm.spec import remembered_form
-
-    memory = vm.remembered()
-    if memory is None:
-        raise ConflictError(
-            f"'{vm.name}' exists on {vm.domain.host.uri}, and another tool made it",
-            hint="give the VM in the file another name",
-        )
-    wanted = remembered_form(spec)
-    differ = sorted(k for k in {*wanted, *memory.spec} if wanted.get(k) != memory.spec.get(k))
-    if differ:
-        raise ConflictError(
-            f"'{vm.name}' exists and differs from the file in: {', '.join(differ)}",
-            hint=f"a VM that exists is not changed: vmkit delete {vm.name} first, or take another name",
-        )

@@ -43,6 +43,7 @@ Add = Callable[..., None]
 """Found.add: path, old, new, effect, reason, act."""
 _HOT: Final = (Bus.VIRTIO, Bus.SCSI)
 _HOT_NAMES: Final = tuple(b.value for b in _HOT)
+_FORWARDS: Final = "a card that forwards ports is QEMU's own, and comes with its process"
 _TAPS: Final = ("network", "bridge")
 _NO_PORT: Final = "no PCI Express port of it is free"
 
@@ -195,6 +196,9 @@ def diff_nics(want: VmSpec, have: Have, add: Add) -> tuple[tuple[NicSpec, ...], 
 
 
 def _nic_gone(h: int, nic: NicSpec, shape: NicShape | None, have: Have, add: Add) -> bool:
+    if nic.forward:
+        add(f"nics[{h}]", _nic(nic), "-", Effect.RECREATE, _FORWARDS)
+        return True
     if nic.io in (NicIo.PASSTHROUGH, NicIo.SRIOV):
         reason = "vmkit device detach takes it away while it runs"
         add(f"nics[{h}]", _nic(nic), "-", Effect.RECREATE, reason)
@@ -220,6 +224,8 @@ def _nic_changed(w: int, index: int, old: NicSpec, new: NicSpec, shape: NicShape
             stays = _address(f"{path}.{name}", a, b, have, add) or stays
         elif name == "mac" and (b is None or (shape is not None and b.lower() == shape.mac)):
             add(f"{path}.mac", a or "-", b or "-", Effect.LIVE, "it has that address already")
+        elif old.forward or new.forward:
+            add(f"{path}.{name}", a or "-", b or "-", Effect.RECREATE, _FORWARDS)
         elif assigned or "none" in (old.network, new.network):
             add(f"{path}.{name}", a, b, Effect.RECREATE, "vmkit device attach and detach change it while it runs")
         else:
@@ -250,6 +256,9 @@ def _nic_new(
 ) -> tuple[bool, int | None]:
     """A NIC that comes. Whether what runs has to do without it for now, and the ports that are left."""
     path = f"nics[{w}]"
+    if nic.forward:
+        add(path, "-", _nic(nic), Effect.RECREATE, _FORWARDS)
+        return True, ports
     if nic.io in (NicIo.PASSTHROUGH, NicIo.SRIOV):
         add(path, "-", _nic(nic), Effect.RECREATE, "vmkit device attach adds it while it runs")
         return True, ports

@@ -13,6 +13,7 @@ from vmkit.image.place import POOL
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import journalled
 from vmkit.values import check_name, quoted
+from vmkit.vm import reservations
 from vmkit.vm.change import rollback
 from vmkit.vm.change.edit import renamed
 from vmkit.vm.console_log import log_name, remove
@@ -71,6 +72,7 @@ def _rename(host: Host, domain: Domain, new: str) -> str:
             raise
         if old_log:
             remove(host, old_log)
+        reservations.sync(host.domain(new))
     if memory is None:
         return "nothing else of it is changed, since another tool made it"
     kernel = "<cmdline>" in domain.host.domain(new).xml(inactive=True)

@@ -15,7 +15,7 @@ from vmkit.image.place import POOL, ensure_pool, place
 from vmkit.progress import Note, Reporter, Started, silent
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
-from vmkit.vm import limiting, xml, xml_devices, xml_limits
+from vmkit.vm import limiting, reservations, xml, xml_devices, xml_limits
 from vmkit.vm.change import plug, rollback
 from vmkit.vm.change.designing import design_of, dimm, limit_change, text_of, whole
 from vmkit.vm.change.edit import Parts, edited, rewired
@@ -225,6 +225,7 @@ class _Session:
             if isinstance(act, SetAutostart):
                 self.domain.set_autostart(act.on)
         self._remember()
+        reservations.sync(self.domain)
 
     # -- getting ready
 

@@ -174,7 +174,7 @@ def nics_of(nics: Sequence[NicSpec], shape: Shape) -> list[NicShape | None]:
     left = list(shape.nics)
     found: list[NicShape | None] = []
     for nic in nics:
-        if nic.network == "none" or nic.io is NicIo.PASSTHROUGH:
+        if nic.network == "none" or nic.io is NicIo.PASSTHROUGH or nic.forward:
             found.append(None)
             continue
         match = next((n for n in left if nic.mac and n.mac == nic.mac.lower()), left[0] if left else None)
