@@ -111,5 +111,9 @@ if ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1; then
   ssh-keygen -q -A
   systemctl -q try-restart ssh 2>/dev/null || systemctl -q try-restart sshd
 fi >/dev/null 2>&1 </dev/null
-network >/dev/null 2>&1 </dev/null &
+(
+  # By exec, for a shell keeps what it redirects for a function alone; and the agent waits until its pipes are closed.
+  exec >/dev/null 2>&1 </dev/null
+  network
+) &
 exit 0
