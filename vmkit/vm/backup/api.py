@@ -185,7 +185,7 @@ class Backups:
         if resting := manifest.resting_upon(listed, doomed):
             raise RefusedError(
                 f"these rest upon what would be deleted: {', '.join(resting)}",
-                hint="name them too, or keep all: vmkit backup list DIR",
+                hint=f"name them too, or keep all: vmkit backup list {directory}",
             )
         order = sorted(doomed, reverse=True)
         repository.remove(*order)

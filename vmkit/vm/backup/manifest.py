@@ -164,7 +164,9 @@ def chain(listed: Sequence[Listed], at: str | None, *, where: str) -> tuple[Back
     chosen = [x for x in listed if at is None or x.backup.id.startswith(at)]
     if not chosen:
         what = f"no backup {quoted(at)}" if at else "no backup"
-        raise NotFoundError(f"{what} in {where}", hint="see what there is: vmkit backup list DIR")
+        raise NotFoundError(
+            f"{what} in {where}", hint=f"see what there is: vmkit backup list {where.rpartition('/')[0]}"
+        )
     if at is not None and len(chosen) > 1 and all(x.backup.id != at for x in chosen):
         raise RefusedError(f"{quoted(at)} begins several backups: {', '.join(x.backup.id for x in chosen)}")
     one = next((x for x in chosen if x.backup.id == at), chosen[-1])

@@ -131,7 +131,8 @@ def check(repository: Repository, links: Sequence[Backup], reporter: Reporter) -
     if wrong := repository.differing(links):
         raise RefusedError(
             f"damaged in {repository.folder}: {', '.join(wrong)}",
-            hint="an earlier backup may be whole: vmkit backup list DIR; the next one of this VM should be --full",
+            hint=f"an earlier backup may be whole (vmkit backup list {repository.folder.rpartition('/')[0]}); the next one "
+            "of this VM should be --full",
         )
     reporter(Finished("check", seconds(), repository.folder))
 

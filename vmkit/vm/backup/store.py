@@ -22,7 +22,7 @@ LONG_S: Final = 24 * 3600.0
 _LIST = """\
 cd {repo} 2>/dev/null || exit 0
 for d in */; do
-  if [ -f "$d{manifest}" ]; then printf 'm %s %s\\n' "$d" "$(base64 -w0 "$d{manifest}")"; fi
+  if [ -f "${{d}}{manifest}" ]; then printf 'm %s %s\\n' "$d" "$(base64 -w0 "${{d}}{manifest}")"; fi
 done
 find . -type f -printf 's %s %P\\n'
 """
@@ -156,7 +156,7 @@ class Repository:
         """
         script = (
             f"umask 077\nqemu-img convert -f qcow2 -O qcow2 {_q(source)} {_q(target)}\nsync {_q(target)}\n"
-            f"qemu-img compare -q -s -f qcow2 -F qcow2 {_q(source)} {_q(target)}\n"
+            f"qemu-img compare -q -f qcow2 -F qcow2 {_q(source)} {_q(target)}\n"
         )
         self._run(script, f"write {target}", timeout=LONG_S)
 
