@@ -12,7 +12,7 @@ from vmkit.errors import VmkitError
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.network import heard_of, networks
 from vmkit.network import facts as network_facts
-from vmkit.vm.describe import Nic, describe
+from vmkit.vm.describe import Nic, describe, paired
 from vmkit.vm.metadata import NAMESPACE, remembered_in
 
 AGENT_PATIENCE = 2
@@ -193,15 +193,12 @@ def _reserved(domain: Domain, nics: Sequence[Nic]) -> list[Claim]:
 
 
 def _asked_for(domain: Domain, nics: Sequence[Nic]) -> list[Claim]:
-    """Fixed addresses in the VM's spec. A NIC of the spec is found by its place, so their numbers have to agree."""
+    """Fixed addresses in the VM's spec."""
     element = domain.metadata(NAMESPACE)
     memory = remembered_in(element) if element else None
     asked: list[dict[str, Any]] = memory.spec.get("nics", []) if memory else []
-    cards = [n for n in asked if n.get("network", "auto") != "none"]
-    if len(cards) != len(nics):
-        return []
     return [
         Claim(Source.SPEC, nic.mac.lower(), card["address"].partition("/")[0])
-        for card, nic in zip(cards, nics, strict=True)
+        for card, nic in paired(asked, nics)
         if nic.mac and card.get("address", "dhcp") not in ("dhcp", "none")
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 FORWARDING: Final = "vmkit-forward"
@@ -68,6 +69,13 @@ def describe(xml: str) -> Described:
         nics=(*(_nic(n) for n in root.iterfind("devices/interface")), *forwarding),
         qemu_args=args,
     )
+
+
+def paired(asked: Sequence[Mapping[str, Any]], nics: Sequence[Nic]) -> list[tuple[Mapping[str, Any], Nic]]:
+    """The cards of a remembered spec with those of the domain, by their place; none where their numbers differ."""
+    cards = [c for c in asked if c.get("network", "auto") != "none" and c.get("io") != "passthrough"]
+    wished = sorted(cards, key=lambda c: bool(c.get("forward")))  # as `describe` has them
+    return list(zip(wished, nics, strict=True)) if len(wished) == len(nics) else []
 
 
 def _without_forwarding(args: list[str]) -> tuple[tuple[str, ...], tuple[Nic, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address
 from typing import Any
 
 from vmkit.errors import NotFoundError, VmkitError
@@ -14,9 +15,9 @@ from vmkit.network import facts as network_facts
 from vmkit.network.dhcp import give_back
 from vmkit.network.facts import NetworkFacts, Reserved
 from vmkit.network.reserve import release, reserve
-from vmkit.vm.describe import describe
+from vmkit.vm.describe import describe, paired
 from vmkit.vm.design import Design
-from vmkit.vm.metadata import NAMESPACE, remembered_in
+from vmkit.vm.metadata import NAMESPACE, Remembered, remembered_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,43 @@ def undo(host: Host, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return gone
 
 
+def sync(domain: Domain) -> None:
+    """Have the networks keep what the VM's spec says now: after a change of its NICs, addresses or name.
+
+    Raises:
+        ConflictError: an address is kept for somebody else.
+    """
+    nics = describe(domain.xml(inactive=True)).nics
+    memory = _remembered(domain)
+    cards = paired(memory.spec.get("nics", []) if memory else [], nics)
+    if not any(_fixed(card) for card, _ in cards):
+        return
+    known = {n.name: n for n in networks(domain.host)}
+    for card, nic in cards:
+        found = known.get(nic.network.removeprefix("network:"))
+        if not (found and nic.mac and _fixed(card)):
+            continue
+        there = network_facts.of(found)
+        address = card["address"].partition("/")[0]
+        if not there.dhcp or there.subnet is None or IPv4Address(address) not in there.subnet:
+            continue
+        wanted = Reserved(nic.mac.lower(), address, dns_name(domain.name))
+        for old in there.reserved:
+            if old.mac == wanted.mac and old != wanted:
+                release(found, old)
+        reserve(found, wanted)
+
+
+def _fixed(card: Mapping[str, Any]) -> bool:
+    address = card.get("address", "dhcp")
+    return address not in ("dhcp", "none") and ":" not in address
+
+
+def _remembered(domain: Domain) -> Remembered | None:
+    element = domain.metadata(NAMESPACE)
+    return remembered_in(element) if element else None
+
+
 class Holdings:
     """What a VM holds in the networks of its host. Made while the VM is there; `release` is for when it is gone."""
 
@@ -83,8 +121,7 @@ class Holdings:
         nics = describe(domain.xml()).nics
         self._macs = {n.mac.lower() for n in nics if n.mac}
         names = {n.network.removeprefix("network:") for n in nics if n.network.startswith("network:")}
-        element = domain.metadata(NAMESPACE)
-        memory = remembered_in(element) if element else None
+        memory = _remembered(domain)
         asked: list[dict[str, Any]] = memory.spec.get("nics", []) if memory else []
         self._addresses = {n.get("address", "").partition("/")[0] for n in asked}
         self._name = domain.name

@@ -34,7 +34,7 @@ def reserved(spec: VmSpec, nics: tuple[NicDesign, ...], facts: HostFacts, why: R
         path = f"nics[{card.index}].address"
         address = _address(asked, known, path, why)
         if address and known.dhcp:
-            _free(address, card.mac, known, path)
+            _free(address, spec.name, card.mac, known, path)
             if address in taken:
                 raise SpecError(f"{address} is there twice", path=path)
             taken.append(address)
@@ -59,9 +59,11 @@ def _address(asked: str, known: NetworkFacts, path: str, why: Reasons) -> str:
     return address
 
 
-def _free(address: str, mac: str | None, known: NetworkFacts, path: str) -> None:
+def _free(address: str, name: str, mac: str | None, known: NetworkFacts, path: str) -> None:
     for other in known.reserved:
-        if other.address == address and other.mac != mac:
+        if other.address == address and (other.mac == mac or other.name == name):
+            return  # kept for this VM: its spec is looked at again
+        if other.address == address:
             raise ConflictError(
                 f"{path}: {address} is kept for {other.name or other.mac} in the network '{known.name}'",
                 hint=f"another one in {known.subnet}; vmkit network show {known.name}",
