@@ -131,8 +131,7 @@ def check(repository: Repository, links: Sequence[Backup], reporter: Reporter) -
     if wrong := repository.differing(links):
         raise RefusedError(
             f"damaged in {repository.folder}: {', '.join(wrong)}",
-            hint=f"an earlier backup may be whole (vmkit backup list {repository.folder.rpartition('/')[0]}); the next one "
-            "of this VM should be --full",
+            hint="restore an earlier one with --at, if that is whole; the next backup of this VM should be --full",
         )
     reporter(Finished("check", seconds(), repository.folder))
 
