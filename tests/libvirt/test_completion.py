@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.unit.test_startup import SLOW
+from vmkit.cli.completion_names import FILES, FOLDERS, KINDS
+from vmkit.cli.main import COMMANDS, cli
 
 BIN = Path(sys.executable).parent
 URI = "test:///default"
@@ -71,6 +74,11 @@ def in_bash(line: str, home: Path) -> list[str]:
         ("vmkit start ", []),  # it runs
         ("vmkit stop test ", []),  # the line has it already
         ("vmkit create ", []),  # a new name
+        ("vmkit create a --nic d", ["default"]),
+        ("vmkit network show ", ["default"]),
+        ("vmkit network create ", []),
+        ("vmkit clone test ", []),
+        ("vmkit snapshot revert test ", []),  # it has none
         ("vmkit list -o w", ["wide"]),
         ("vmkit list --out", ["--output"]),
         ("vmkit wait test --for b", ["boot"]),
@@ -81,6 +89,24 @@ def in_bash(line: str, home: Path) -> list[str]:
 )
 def test_bash(line: str, expected: list[str], tmp_path: Path) -> None:
     assert in_bash(line, tmp_path) == expected
+
+
+def test_each_entry_of_the_table_is_of_a_parameter_that_exists() -> None:
+    """So that it does not go stale when a command is renamed."""
+
+    def parameters(command: click.Command, path: str) -> set[str]:
+        if isinstance(command, click.Group):
+            return {p for name, sub in command.commands.items() for p in parameters(sub, f"{path} {name}")}
+        return {
+            form
+            for param in command.params
+            for form in (f"{path} {param.name}", f"{path.split()[0]} {param.name}", str(param.name))
+        }
+
+    context = click.Context(cli)
+    known = {p for name in COMMANDS for p in parameters(cli.get_command(context, name) or cli, name)}
+    assert set(KINDS) - {"vms"} <= known
+    assert known >= FILES | FOLDERS
 
 
 @pytest.mark.parametrize(("shell", "words"), [("zsh", ("vmkit show ", "2")), ("fish", ("vmkit show ", ""))])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, ZshComplete, add_completion_class, get_completion_class
 
+from vmkit.cli.completion_names import FILES, FOLDERS, KINDS, Find
 from vmkit.cli.context import Context
 
 if TYPE_CHECKING:
@@ -97,82 +98,19 @@ add_completion_class(WholeLineComplete, "bash")
 add_completion_class(AutoloadedComplete, "zsh")
 
 
-def _states(*states: str) -> Callable[[Client], Iterable[tuple[str, str]]]:
-    def found(client: Client) -> Iterable[tuple[str, str]]:
-        return [(vm.name, vm.state) for vm in client.vms.list() if not states or vm.state in states]
-
-    return found
-
-
-def _images(client: Client) -> Iterable[tuple[str, str]]:
-    return [(image.name, image.source) for image in client.images.list()]
-
-
-def _labs(client: Client) -> Iterable[tuple[str, str]]:
-    return [(name, "") for name in dict.fromkeys(host.name.partition("/")[0] for host in client.labs.list())]
-
-
-def _lab_hosts(client: Client) -> Iterable[tuple[str, str]]:
-    return [(host.name, host.state) for host in client.labs.list()]
-
-
-def _jobs(client: Client) -> Iterable[tuple[str, str]]:
-    return [(job.id, f"{job.kind} of {job.subject}") for job in client.jobs.list()]
-
-
-def _layers(_client: Client) -> Iterable[tuple[str, str]]:
-    from vmkit.vm.readiness import Layer
-
-    return [(layer.value, "") for layer in Layer]
-
-
-_ANY: Final = _states()
-_RUNNING: Final = _states("running")
-_ACTIVE: Final = _states("running", "paused", "crashed", "pmsuspended")
-
-KINDS: Final[dict[str, Callable[[Client], Iterable[tuple[str, str]]]]] = {
-    "create name": lambda _client: (),  # a name that is not there yet
-    "start names": _states("shut off", "crashed"),
-    "stop names": _ACTIVE,
-    "reboot names": _ACTIVE,
-    "pause names": _RUNNING,
-    "resume names": _states("paused"),
-    "console name": _ACTIVE,
-    "display name": _ACTIVE,
-    "exec name": _RUNNING,
-    "screenshot name": _ACTIVE,
-    "inventory only": _ANY,
-    "migrate vm": _ACTIVE,
-    "image name": _images,
-    "image names": _images,
-    "lab name": _labs,
-    "lab exec name": _lab_hosts,
-    "jobs what": _jobs,
-    "jobs job_id": _jobs,
-    "hotfix name": lambda _client: (),
-    "image": _images,
-    "layers": _layers,
-    "name": _ANY,
-    "names": _ANY,
-    "vm": _ANY,
-    "vms": _ANY,
-}
-"""What a parameter names: by its command and name, by its group and name, or by its name alone; the first counts."""
-
-
 class Named(_Text):
     """Text that names one of the things that there are."""
 
     name = "text"
 
-    def __init__(self, find: Callable[[Client], Iterable[tuple[str, str]]]) -> None:
+    def __init__(self, find: Find) -> None:
         self._find = find
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The names that begin so, but for those that the line has already."""
         typed = ctx.params.get(param.name or "")
         there = set(typed) if isinstance(typed, tuple | list) else set()
-        found = _within(_PATIENCE, lambda: list(self._find(_client(ctx))))
+        found = _within(_PATIENCE, lambda: list(self._find(_client(ctx), ctx.params)))
         return [CompletionItem(n, help=h or None) for n, h in found if n.startswith(incomplete) and n not in there]
 
 
@@ -218,8 +156,10 @@ def attach(command: click.Command, path: str) -> None:
     for param in command.params:
         if param.type is not click.STRING:
             continue
-        if param.metavar == "FILE":
+        if param.metavar == "FILE" or f"{path} {param.name}" in FILES:
             param.type = click.Path()
+        elif f"{group} {param.name}" in FOLDERS:
+            param.type = click.Path(file_okay=False)
         elif find := next((KINDS[k] for k in _keys(path, group, param) if k in KINDS), None):
             param.type = Named(find)
 
