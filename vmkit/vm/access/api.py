@@ -121,7 +121,7 @@ class Guests:
             return BySsh(self.ssh(name, user=user, deadline=15.0 if by is By.AUTO else 60.0, reporter=reporter))
         except VmkitError as e:
             if by is By.AUTO:
-                e.details += (f"the guest agent of {vm.name} does not serve either",)
+                e.message = f"no guest agent answers in {vm.name}, and by ssh: {e.message}"
             raise
 
 
