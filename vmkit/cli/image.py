@@ -230,5 +230,4 @@ def show(context: Context, /, *, name: str, output: str) -> None:
 def delete(context: Context, /, *, names: tuple[str, ...]) -> None:
     """Delete images. VMs made from them keep working."""
     for name in names:
-        context.client().images.delete(name)
-        click.echo(f"deleted {name}")
+        click.echo(f"deleted {context.client().images.delete(name)}")

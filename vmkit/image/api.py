@@ -42,14 +42,16 @@ class Images:
         """
         return store.read(name)
 
-    def delete(self, name: str) -> None:
-        """Remove an image from this machine. VMs made from it keep working: their hosts hold a copy of their own.
+    def delete(self, name: str) -> str:
+        """Remove an image from this machine; returns its name, which an alias may have stood for.
+
+        VMs made from it keep working: their hosts hold a copy of their own.
 
         Raises:
             NotFoundError: there is none.
             ConflictError: another process works on it.
         """
-        store.delete(name)
+        return store.delete(name)
 
     def build_micro(
         self, name: str | None = None, *, kernel: str = "cloud", force: bool = False, reporter: Reporter = silent

@@ -199,18 +199,20 @@ def settle(name: str, folder: Path) -> str:
     return f"making the image {name} was cut off; " + ("its half is removed" if half else "nothing was left of it")
 
 
-def delete(name: str) -> None:
-    """Remove an image. Disks of VMs are overlays of copies on their hosts, so they stay usable.
+def delete(name: str) -> str:
+    """Remove an image; returns its name, which an alias may have stood for.
+
+    Disks of VMs are overlays of copies on their hosts, so they stay usable.
 
     Raises:
         NotFoundError: there is none.
         ConflictError: another process makes or deletes it.
         RefusedError: not permitted.
     """
-    check_name(name, path="image")
+    check_image_name(name, path="image")
+    if not (root() / name).is_dir():
+        name = read(name).name  # raises with the hint
     folder = root() / name
-    if not folder.is_dir():
-        read(name)  # raises with the hint
     with _lock(name):
         gone = root() / f"{GONE}{name}~{secrets.token_hex(4)}"
         try:
@@ -222,3 +224,4 @@ def delete(name: str) -> None:
         for path in root().glob(f"{GONE}*"):  # also what a deletion that was cut off left
             shutil.rmtree(path, ignore_errors=True)
     blobs.sweep(digests())
+    return name
