@@ -112,8 +112,12 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The overview, without importing anything."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx)])
+        from vmkit.cli.sections import sections
+
+        for title, names in sections(self.list_commands(ctx)).items():
+            with formatter.section(title):
+                # One column for all sections: the names of all commands are as long as the longest.
+                formatter.write_dl([(f"{name:<10}", COMMANDS[name].help) for name in names])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
