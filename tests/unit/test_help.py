@@ -130,3 +130,14 @@ def test_the_manual_page_has_every_command_and_groff_takes_it() -> None:
 )
 def test_text_does_not_become_requests(text: str, roff: str) -> None:
     assert escaped(text) == roff
+
+
+def test_the_overview_has_every_command_in_its_section() -> None:
+    from vmkit.cli.sections import SECTIONS
+
+    placed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(placed) == sorted(COMMANDS)
+    assert len(placed) == len(set(placed))
+    text = CliRunner().invoke(cli, ["--help"], prog_name="vmkit").stdout
+    for title in SECTIONS:
+        assert f"\n{title}:\n" in text
