@@ -129,7 +129,7 @@ def create_from_memory(
     """`vmkit create --from-memory`."""
     if given := sorted(spec_of(name, flags).keys() - {"name"}):
         raise SpecError(
-            f"{given[0]} comes with the memory of '{image}'",
+            f"a VM that goes on from the memory of '{image}' is as the image has it",
             path=f"--{given[0].replace('_', '-')}",
             hint=f"vmkit create {name} --from-memory {image}",
         )
@@ -183,12 +183,9 @@ def create_many(
 
 
 def _show(made: Sequence[Copied], output: str) -> None:
-    rows = [
-        {"name": m.name, "kind": m.kind, "state": m.state, "seconds": m.ready.seconds if m.ready else None}
-        for m in made
-    ]
+    rows = [{"name": m.name, "kind": m.kind, "state": m.state, "seconds": m.seconds if m.ready else None} for m in made]
     if output == "table" and len(made) == 1:
-        ready = f", ready after {show_duration(made[0].ready.seconds)}" if made[0].ready else ""
+        ready = f", ready after {show_duration(made[0].seconds)}" if made[0].ready else ""
         click.echo(f"{made[0].name}: {made[0].kind} copy, {made[0].state}{ready}")
         return
     emit(rows if output == "table" else made, output=output, columns=COLUMNS)

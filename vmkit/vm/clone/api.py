@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,27 @@ from vmkit.progress import Note, Reporter, silent
 if TYPE_CHECKING:
     from vmkit.image.manifest import Image
     from vmkit.plan import Plan
+    from vmkit.vm.clone.live import Started
     from vmkit.vm.clone.plan import CloneDesign, SourceFacts
-    from vmkit.vm.machine import Vm
     from vmkit.vm.readiness import Ready
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A copy that was made. `kind` is 'live', 'cold' or 'warm'; `ready` is None where nobody waited."""
+    """A copy that was made.
+
+    Attributes:
+        name: of the VM.
+        kind: 'live', 'cold' or 'warm'.
+        state: of the domain.
+        seconds: from the beginning of its own start until it was renamed, or ready where somebody waited for that.
+        ready: None where nobody waited.
+    """
 
     name: str
     kind: str
     state: str
+    seconds: float
     ready: Ready | None
 
 
@@ -79,17 +88,18 @@ class Clones:
             CancelledError: Ctrl-C; as for EffectError.
         """
         from vmkit.vm.clone import cold, live
+        from vmkit.vm.clone.live import Finish
 
         host, facts, design = self._decided(source, names, full=full, address=address)
         for text in design.plan.warnings:
             reporter(Note(text, warning=True))
         if design.live:
-            outcome = live.make(host, host.domain(source), facts, design, reporter, workers=workers)
+            finish = Finish(wait, deadline)
+            outcome = live.make(host, host.domain(source), facts, design, reporter, finish, workers=workers)
         else:
-            outcome = cold.make(host, facts, design, reporter, start=start, workers=workers)
-        vms = outcome.check(f"copying {source}")
-        kind = "live" if design.live else "cold"
-        return [self._copied(vm, kind, wait=wait and (design.live or start), deadline=deadline) for vm in vms.values()]
+            finish = Finish(wait and start, deadline)
+            outcome = cold.make(host, facts, design, reporter, finish, start=start, workers=workers)
+        return _copied(outcome.check(f"copying {source}"), "live" if design.live else "cold")
 
     def keep(self, source: str, name: str, *, force: bool = False, reporter: Reporter = silent) -> Image:
         """Make an image of a running VM, memory and disk, from which others go on. The VM runs on.
@@ -148,12 +158,12 @@ class Clones:
         """
         from vmkit.image import store
         from vmkit.vm.clone import warm
+        from vmkit.vm.clone.live import Finish
 
         host = self._connect()
         design = warm.decide(host, store.read(image), names, address)
-        outcome = warm.start(host, design, reporter, workers=workers, wait=wait, deadline=deadline)
-        made = outcome.check(f"starting from the memory of '{image}'")
-        return [Copied(name, "warm", vm.state.value, ready) for name, (vm, ready) in made.items()]
+        outcome = warm.start(host, design, reporter, Finish(wait, deadline), workers=workers)
+        return _copied(outcome.check(f"starting from the memory of '{image}'"), "warm")
 
     def _decided(
         self, source: str, names: Sequence[str], *, full: bool, address: str | None
@@ -167,7 +177,6 @@ class Clones:
         cards = cards_of(facts.xml, facts.remembered.spec if facts.remembered else {})
         return host, facts, decide(facts, names, cards, full=full, address=address)
 
-    @staticmethod
-    def _copied(vm: Vm, kind: str, *, wait: bool, deadline: float) -> Copied:
-        ready = vm.wait(deadline=deadline) if wait else None
-        return Copied(vm.name, kind, vm.state.value, ready)
+
+def _copied(made: Mapping[str, Started], kind: str) -> list[Copied]:
+    return [Copied(name, kind, s.vm.state.value, round(s.seconds, 3), s.ready) for name, s in made.items()]

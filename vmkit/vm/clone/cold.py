@@ -8,11 +8,12 @@ from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.volume import Pool
 from vmkit.image.place import ensure_pool
 from vmkit.progress import Reporter
+from vmkit.system.clock import stopwatch
 from vmkit.vm import many
 from vmkit.vm.clone.identity import rewritten
 from vmkit.vm.clone.inside import take_identity
 from vmkit.vm.clone.ledger import Ledger, first_entry
-from vmkit.vm.clone.live import Checkpoint, copy_disks, tidy, working
+from vmkit.vm.clone.live import Checkpoint, Finish, Started, copy_disks, tidy, working
 from vmkit.vm.clone.plan import CloneDesign, Copy, SourceFacts, kept
 from vmkit.vm.console_log import log_name
 from vmkit.vm.machine import Vm
@@ -24,8 +25,15 @@ BOOT_DEADLINE = 300.0
 
 
 def make(
-    host: Host, facts: SourceFacts, design: CloneDesign, reporter: Reporter, *, start: bool, workers: int | None
-) -> Outcome[Vm]:
+    host: Host,
+    facts: SourceFacts,
+    design: CloneDesign,
+    reporter: Reporter,
+    finish: Finish,
+    *,
+    start: bool,
+    workers: int | None,
+) -> Outcome[Started]:
     """Carry the plan out. A copy that fails is removed again; the others stay.
 
     With `start` False copies whose guest has to take an identity are booted for that, and shut down again.
@@ -39,7 +47,8 @@ def make(
         ledger = Ledger(entry)
         entry.advance("copies")
 
-        def one(name: str, notes: Reporter) -> Vm:
+        def one(name: str, notes: Reporter) -> Started:
+            took = stopwatch()
             copy = by_name[name]
             domain = _define(host, pool, facts, copy, down=design.inside)
             copy_disks(pool, copy)
@@ -49,7 +58,9 @@ def make(
             elif start:
                 domain.start()
             ledger.finished(copy)
-            return Vm(domain)
+            vm = Vm(domain)
+            ready = finish(vm, notes)
+            return Started(vm, took(), ready)
 
         outcome = many.for_each(list(by_name), one, workers=many.at_once(host, workers), reporter=reporter)
         tidy(host, pool, entry, outcome)

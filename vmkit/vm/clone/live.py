@@ -12,7 +12,8 @@ from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.volume import Pool
 from vmkit.image.place import ensure_pool
-from vmkit.progress import Finished, Reporter, Started
+from vmkit.progress import Finished, Reporter
+from vmkit.progress import Started as Begun
 from vmkit.system.clock import stopwatch
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
@@ -25,9 +26,31 @@ from vmkit.vm.clone.source import frozen
 from vmkit.vm.console_log import read_or_nothing
 from vmkit.vm.machine import Vm
 from vmkit.vm.many import Outcome
+from vmkit.vm.readiness import Ready
 from vmkit.vm.xml import volume_xml
 
 Checkpoint = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What is done with a copy when it runs: wait for it to be ready, that many seconds."""
+
+    wait: bool
+    deadline: float
+
+    def __call__(self, vm: Vm, reporter: Reporter) -> Ready | None:
+        """Wait, if that is wished for. Raises as `Vm.wait`."""
+        return vm.wait(deadline=self.deadline, reporter=reporter) if self.wait else None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A copy that was made; `seconds` it took from the beginning of its own start."""
+
+    vm: Vm
+    seconds: float
+    ready: Ready | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +69,15 @@ def names_for(facts: SourceFacts) -> Names:
 
 
 def make(
-    host: Host, source: Domain, facts: SourceFacts, design: CloneDesign, reporter: Reporter, *, workers: int | None
-) -> Outcome[Vm]:
+    host: Host,
+    source: Domain,
+    facts: SourceFacts,
+    design: CloneDesign,
+    reporter: Reporter,
+    finish: Finish,
+    *,
+    workers: int | None,
+) -> Outcome[Started]:
     """Carry the plan out. A copy that fails is removed again; the others stay, and the source runs on.
 
     Raises:
@@ -60,7 +90,7 @@ def make(
         ledger = Ledger(entry)
         domains: dict[str, Domain] = {}
         clock = stopwatch()
-        reporter(Started("save", f"memory of {facts.name}"))
+        reporter(Begun("save", f"memory of {facts.name}"))
         entry.advance("save")
         with frozen(host, pool, source, names.memory, names.overlays):
             reporter(Finished("save", clock(), f"memory of {facts.name}"))
@@ -74,10 +104,13 @@ def make(
         by_name = {c.name: c for c in design.copies}
         only = len(by_name) == 1
 
-        def one(name: str, _notes: Reporter) -> Vm:
+        def one(name: str, notes: Reporter) -> Started:
+            took = stopwatch()
             moments.start(host, pool, domains[name], moment, by_name[name], checkpoint, consume=only)
             ledger.finished(by_name[name])
-            return Vm(domains[name])
+            vm = Vm(domains[name])
+            ready = finish(vm, notes)
+            return Started(vm, took(), ready)
 
         outcome = many.for_each(list(by_name), one, workers=many.at_once(host, workers), reporter=reporter)
         tidy(host, pool, entry, outcome)
@@ -102,7 +135,7 @@ def working(host: Host, subject: str, data: dict[str, object]) -> Iterator[tuple
             raise
 
 
-def tidy(host: Host, pool: Pool, entry: Entry, outcome: Outcome[Vm]) -> None:
+def tidy(host: Host, pool: Pool, entry: Entry, outcome: Outcome[Started]) -> None:
     """Remove what is needed no longer: the memory, and copies that failed."""
     data = entry.record.data
     if outcome.failed:

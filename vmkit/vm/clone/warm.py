@@ -21,7 +21,8 @@ from vmkit.image import store
 from vmkit.image.manifest import Image, ImageFile, ImageKind
 from vmkit.image.place import Placed, ensure_pool, place
 from vmkit.plan import Choice, Plan, Step
-from vmkit.progress import Finished, Reporter, Started
+from vmkit.progress import Finished, Reporter
+from vmkit.progress import Started as Begun
 from vmkit.system.clock import stopwatch
 from vmkit.values import Bytes
 from vmkit.vm import many
@@ -29,13 +30,12 @@ from vmkit.vm.clone import moment as moments
 from vmkit.vm.clone.facts import image_of
 from vmkit.vm.clone.identity import addressed, cards_of, memory_of, new
 from vmkit.vm.clone.ledger import Ledger, first_entry
-from vmkit.vm.clone.live import captured, copy_disk, names_for, tidy, working
+from vmkit.vm.clone.live import Finish, Started, captured, copy_disk, names_for, tidy, working
 from vmkit.vm.clone.moment import Moment
 from vmkit.vm.clone.plan import Copy, CopyDisk, SourceFacts, check_names, check_source
 from vmkit.vm.clone.source import frozen
 from vmkit.vm.machine import Vm
 from vmkit.vm.many import Outcome
-from vmkit.vm.readiness import Ready
 from vmkit.vm.xml import volume_xml
 
 FORMAT: Final = 1
@@ -115,7 +115,7 @@ def keep(host: Host, source: Domain, facts: SourceFacts, name: str, reporter: Re
     ):
         pool = ensure_pool(host)
         clock = stopwatch()
-        reporter(Started("save", f"memory of {facts.name}"))
+        reporter(Begun("save", f"memory of {facts.name}"))
         entry.advance("save")
         with frozen(host, pool, source, names.memory, names.overlays):
             moment = captured(host, pool, facts, names.memory)
@@ -242,17 +242,10 @@ def _check_host(host: Host, image: Image, saved: Saved) -> None:
 
 
 def start(
-    host: Host,
-    design: WarmDesign,
-    reporter: Reporter,
-    *,
-    workers: int | None = None,
-    wait: bool = False,
-    deadline: float = 90.0,
-) -> Outcome[tuple[Vm, Ready | None]]:
+    host: Host, design: WarmDesign, reporter: Reporter, finish: Finish, *, workers: int | None = None
+) -> Outcome[Started]:
     """Start the VMs, a few at a time. One that fails is removed again; the others stay."""
     by_name = {c.name: c for c in design.copies}
-    ready: dict[str, Ready | None] = {}
     with working(host, design.image.name, first_entry(host, design.copies)) as (entry, checkpoint):
         placed = place(host, design.image, reporter)
         pool = ensure_pool(host)
@@ -260,7 +253,8 @@ def start(
         ledger = Ledger(entry)
         entry.advance("copies")
 
-        def one(name: str, notes: Reporter) -> Vm:
+        def one(name: str, notes: Reporter) -> Started:
+            took = stopwatch()
             copy = by_name[name]
             domain = moments.define(host, pool, moment, copy, moved=_moved(design, placed))
             for disk in copy.disks:
@@ -270,12 +264,12 @@ def start(
             moments.start(host, pool, domain, moment, copy, checkpoint, moved=_moved(design, placed))
             ledger.finished(copy)
             vm = Vm(domain)
-            ready[name] = vm.wait(deadline=deadline, reporter=notes) if wait else None
-            return vm
+            ready = finish(vm, notes)
+            return Started(vm, took(), ready)
 
         outcome = many.for_each(list(by_name), one, workers=many.at_once(host, workers), reporter=reporter)
         tidy(host, pool, entry, outcome)
-    return Outcome({name: (vm, ready[name]) for name, vm in outcome.done.items()}, outcome.failed)
+    return outcome
 
 
 def _moment(pool: Pool, design: WarmDesign, placed: Placed) -> Moment:
