@@ -118,8 +118,8 @@ def test_apply_creates_then_leaves_alone(client: Client, tmp_path: Path) -> None
     assert [d.action for d in client.vms.apply(file)] == ["unchanged", "unchanged"]
     client.vms.get("b").stop(force=True)
     assert [d.action for d in client.vms.apply(file)] == ["unchanged", "started"]
-    file.write_text("vms:\n- name: a\n  vcpus: 2\n- name: c\n")
-    with pytest.raises(ConflictError, match="differs from the file in: vcpus"):
+    file.write_text("vms:\n- name: a\n  image: nothing\n- name: c\n")
+    with pytest.raises(ConflictError, match="would have to be made anew; nothing was touched"):
         client.vms.apply(file)
     assert "c" not in [d.name for d in client.host.domains()]  # nothing was touched
     for name in ("a", "b"):

@@ -49,9 +49,9 @@ def recreate(
         try:
             if runs:
                 Vm(domain).stop(deadline=max(60.0, options.deadline))
+            _grow(domain, have, prepared, carried)
             alter.rename(domain, aside)
             made = create.build(host, prepared, reporter)
-            _grow(made, have, prepared, carried)
         except VmkitError as e:
             back = _put_back(host, entry)
             if isinstance(e, CancelledError):
@@ -116,13 +116,13 @@ def _prepared(host: Host, want: VmSpec, carried: dict[int, str], reporter: Repor
     return replace(prepared, design=design, kept=kept)
 
 
-def _grow(made: Domain, have: Have, prepared: Prepared, carried: dict[int, str]) -> None:
-    sizes = {(d.source or "").rpartition("/")[2]: have.sizes.get(d.device) for d in have.config.disks}
+def _grow(domain: Domain, have: Have, prepared: Prepared, carried: dict[int, str]) -> None:
+    """While nothing uses them: a larger disk does no harm to the old VM, should it come back."""
+    there = {(d.source or "").rpartition("/")[2]: d for d in have.config.disks}
     for i, volume in carried.items():
-        disk = prepared.design.disks[i]
-        now = sizes.get(volume)
-        if now is not None and disk.size > now:
-            alter.grow_disk(made, disk.device, disk.size)
+        size, disk = prepared.design.disks[i].size, there[volume]
+        if size > have.sizes.get(disk.device, size):
+            alter.grow_volume(domain, disk.source or "", size)
 
 
 def _aside(host: Host, name: str) -> str:
