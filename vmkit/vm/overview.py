@@ -28,7 +28,7 @@ class Overview:
         managed: whether vmkit made it.
         accelerator: 'kvm', 'tcg', 'xen', ...
         addresses: IP addresses that are known now, the best first; empty where it does not run.
-        user: account that cloud-init was told to make; None if it was not told.
+        user: whom cloud-init lets in; None if that is not known.
     """
 
     name: str
@@ -109,7 +109,7 @@ def look(domain: Domain) -> Overview | None:
             addresses=tuple(domain.addresses()) if info.state is DomainState.RUNNING else (),
             autostart=domain.persistent and domain.autostart,
             uuid=domain.uuid,
-            user=(spec.get("cloud_init") or {}).get("user"),
+            user=memory.access.user if memory and memory.access else None,
             labels=dict(spec.get("labels") or {}),
         )
     except NotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -165,7 +166,7 @@ def keep_volumes(domain: Domain, before: Remembered | None) -> None:
     volumes = tuple(dict.fromkeys([*now.volumes, *before.volumes]))
     if volumes != now.volumes:
         made = ET.Element("vm")
-        made.text = to_text(Remembered(now.spec, now.image, volumes, now.console_log))
+        made.text = to_text(replace(now, volumes=volumes))
         set_metadata(domain, ET.tostring(made, encoding="unicode"), prefix=PREFIX, namespace=NAMESPACE)
 
 

@@ -6,6 +6,7 @@ libvirtd carries a call to its end when its caller is gone; so the first thing i
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any, Final
 
 from vmkit.errors import DeadlineError, IndeterminateError, NotFoundError, UnreachableError, VmkitError
@@ -16,7 +17,6 @@ from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter
 from vmkit.system.clock import Deadline
 from vmkit.system.journal import Entry
-from vmkit.vm.metadata import Remembered
 from vmkit.vm.snapshot import decide
 from vmkit.vm.snapshot.facts import busy, gather, listing
 from vmkit.vm.snapshot.perform import clean_up, keep_volumes, remembered, remove
@@ -109,7 +109,7 @@ def _revert(domain: Domain, phase: str, data: dict[str, Any]) -> str:
         return f"{head} before the VM was touched; {again}"
     now = remembered(domain)
     if now is not None:
-        keep_volumes(domain, Remembered(now.spec, now.image, tuple(data["volumes"]), now.console_log))
+        keep_volumes(domain, replace(now, volumes=tuple(data["volumes"])))
     if calls.run_id(domain) == data["run"] and not (data["run"] is None and calls.from_snapshot(domain)):
         return f"{head} and was not done; {name} is {domain.state().value}; {again}"
     return f"{head} after libvirt had begun; it came to its end, and {name} is {domain.state().value}"
