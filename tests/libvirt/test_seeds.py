@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 from vmkit import Client
@@ -121,3 +123,25 @@ def test_wrong_ways_in(client: Client, argv: list[str], code: int, message: str)
     assert message in done.stderr, done.stderr
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+def test_options_end_where_the_program_begins() -> None:
+    from vmkit.cli.reach import exec_, ssh
+
+    def parsed(command: Any, *argv: str) -> dict[str, Any]:
+        return dict(command.make_context("x", list(argv)).params)
+
+    for argv in (
+        ["web1", "ls", "-i", "--user", "x"],
+        ["web1", "--", "ls", "-i", "--user", "x"],
+        ["--timeout", "5", "web1", "ls", "-i", "--user", "x"],
+        ["web1", "--timeout=5", "ls", "-i", "--user", "x"],
+    ):
+        found = parsed(exec_, *argv)
+        assert (found["name"], found["argv"]) == ("web1", ("ls", "-i", "--user", "x"))
+        assert (found["with_stdin"], found["user"]) == (False, None)
+    found = parsed(ssh, "web1", "-p", "2222", "--print", "sudo", "-u", "bob", "--", "id")
+    assert (found["port"], found["show"], found["argv"]) == (2222, True, ("sudo", "-u", "bob", "--", "id"))
+    assert parsed(ssh, "-u", "ops", "web1")["user"] == "ops"
+    with pytest.raises(click.UsageError):
+        parsed(exec_, "web1", "--no-such-option", "ls")

@@ -21,7 +21,27 @@ _by = click.option(
 _user = click.option("-u", "--user", metavar="NAME", help="Log in by ssh as this user.")
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+class Tail(click.Command):
+    """A command whose options end where the program to run begins: in `vmkit exec web1 ls -i` the -i belongs to ls."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `--` before the second word that is no option, and go on as usual."""
+        options = [p for p in self.params if isinstance(p, click.Option)]
+        valued = {word for option in options if not option.is_flag for word in option.opts}
+        words, i = 0, 0
+        while i < len(args) and args[i] != "--":
+            if args[i].startswith("-") and args[i] != "-":
+                i += 2 if args[i] in valued else 1
+                continue
+            words += 1
+            if words == 2:
+                args = [*args[:i], "--", *args[i:]]
+                break
+            i += 1
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=Tail)
 @click.argument("name")
 @click.option("-u", "--user", metavar="NAME", help="Whom to log in as.  [default: whom cloud-init let in]")
 @click.option(
@@ -68,7 +88,7 @@ def ssh(
     replace(server.argv(argv))
 
 
-@click.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.command(name="exec", cls=Tail)
 @click.argument("name")
 @_by
 @_user
