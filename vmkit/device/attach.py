@@ -182,7 +182,7 @@ def _pick(seen: Seen, device: str, settings: VfSettings, domain: Domain, from_ho
         wish = Wish(domain.name, address=address, settings=settled)
         wish = replace(wish, from_host=from_host)
     if device != "vf" and any(a.address == wish.address for a in assigned(domain.xml())):
-        raise ConflictError(f"{domain.name} has {wish.address} already")
+        raise ConflictError(f"{domain.name} has {wish.address} already", hint=f"vmkit show {domain.name}")
     (pick,) = choose(seen.facts, seen.uses(), [wish], vm=domain.name, uuid=domain.uuid)
     return pick
 

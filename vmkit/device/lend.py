@@ -186,7 +186,10 @@ def bind_vfio(host: DeviceHost, function: Function) -> None:
         _unbind(host, function.address)
     host.write(f"{PCI}/drivers_probe", function.address)
     if (driver := host.link(f"{PCI}/devices/{function.address}/driver")) != VFIO:
-        raise EffectError(f"vfio-pci does not take {function.address}; it has {driver or 'no driver'}")
+        raise EffectError(
+            f"vfio-pci does not take {function.address}; it has {driver or 'no driver'}",
+            hint=f"the kernel may say why: dmesg | grep {function.address}",
+        )
 
 
 def release_unclaimed(host: DeviceHost, function: Function) -> str:
@@ -208,7 +211,9 @@ def _settings(host: DeviceHost, net: str, number: int) -> VfSettings:
     try:
         return host.vf_settings(net)[number]
     except KeyError:
-        raise NotFoundError(f"{net} has no virtual function {number}") from None
+        raise NotFoundError(
+            f"{net} has no virtual function {number}", hint="see what there is: vmkit sriov list"
+        ) from None
 
 
 def _unbind(host: DeviceHost, address: str) -> None:

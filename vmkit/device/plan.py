@@ -133,7 +133,10 @@ def _given(
     function = function_at(facts, wish.address or "")
     use, own = uses[function.address], _own(facts, function, uuid)
     if use.kind in (Kind.VM, Kind.PROCESS, Kind.PENDING):
-        raise ConflictError(f"{wish.subject}: {function.address} is in use: {use.text}")
+        raise ConflictError(
+            f"{wish.subject}: {function.address} is in use: {use.text}",
+            hint="take it from there first, or see what is free: vmkit device list",
+        )
     if use.kind is Kind.ORPHAN and not own:
         raise ConflictError(
             f"{wish.subject}: {function.address} was left behind ({use.text})",
@@ -156,7 +159,10 @@ def check_assignable(facts: DeviceFacts, function: Function, together: set[str |
         UnsupportedError: no IOMMU is in use. RefusedError: the group holds more; the details list it.
     """
     if function.stays:
-        raise RefusedError(f"{subject}: {function.address} is a bridge ({function.name or function.id})")
+        raise RefusedError(
+            f"{subject}: {function.address} is a bridge ({function.name or function.id})",
+            hint="give the devices behind it: vmkit device list",
+        )
     if function.vfs:
         raise ConflictError(
             f"{subject}: {function.address} has {len(function.vfs)} virtual functions, which would go with it",

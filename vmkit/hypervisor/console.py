@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import libvirt
 
-from vmkit.errors import EffectError
+from vmkit.errors import ConflictError, EffectError
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.errors import translated
 
@@ -29,7 +29,15 @@ class ConsoleStream:
     def __init__(self, domain: Domain, on_bytes: Callable[[bytes], None], *, force: bool = False) -> None:
         self._name = domain.name
         self._on_bytes = on_bytes
-        self._stream = domain.open_console(force=force)
+        try:
+            self._stream = domain.open_console(force=force)
+        except EffectError as e:
+            if "Active console session exists" not in e.message:  # libvirt's qemuDomainOpenConsole
+                raise
+            raise ConflictError(
+                f"somebody else sits at the console of {self._name}",
+                hint=f"throw them out: vmkit console --force {self._name}; or look on: vmkit log {self._name}",
+            ) from e
         self._lock = threading.Lock()
         self.closed = threading.Event()
         with translated(f"console of {self._name}"):

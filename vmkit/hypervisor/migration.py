@@ -221,7 +221,10 @@ def file_stamp(host: Host, path: str) -> FileStamp | None:
     try:
         return _stamp(host.handle.storageVolLookupByPath(path))
     except libvirt.libvirtError as e:
-        raise UnsupportedError(f"no storage pool of {host.uri} covers {path}") from e
+        raise UnsupportedError(
+            f"no storage pool of {host.uri} covers {path}",
+            hint="define a pool of that folder on both hosts: virsh pool-define-as NAME dir --target FOLDER",
+        ) from e
 
 
 def _stamp(volume: Any) -> FileStamp:

@@ -260,5 +260,8 @@ class Pool:
     def _need(self, name: str) -> libvirt.virStorageVol:
         volume = self._find(name)
         if volume is None:
-            raise NotFoundError(f"no volume named {name} in the storage pool {self.name} on {self.host.uri}")
+            raise NotFoundError(
+                f"no volume named {name} in the storage pool {self.name} on {self.host.uri}",
+                hint=f"see what there is: virsh -c '{self.host.uri}' vol-list {self.name}",
+            )
         return volume

@@ -42,7 +42,9 @@ def with_all(things: Sequence[T], work: Callable[[T], None], *, what: str, timeo
         try:
             failed = outcomes.get(timeout=timeout)
         except queue.Empty:
-            raise DeadlineError(f"{what} not within {timeout:g} s") from None
+            raise DeadlineError(
+                f"{what} not within {timeout:g} s", hint="the machine may be busy: see what runs (top), and try again"
+            ) from None
         if failed is not None:
             raise failed
 

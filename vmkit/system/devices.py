@@ -155,7 +155,9 @@ class ShellDevices:
         try:
             (link,) = json.loads(done.stdout)
         except ValueError as e:
-            raise NotFoundError(f"no network interface named {net} on {self.where}") from e
+            raise NotFoundError(
+                f"no network interface named {net} on {self.where}", hint="see what there is: vmkit sriov list, ip link"
+            ) from e
         return {int(v["vf"]): _from_ip(v) for v in link.get("vfinfo_list", ())}
 
     def change_vf(self, net: str, number: int, changes: Mapping[str, Any]) -> None:

@@ -91,7 +91,7 @@ def open_regular(path: Path, what: str, *, limit: int) -> Iterator[BinaryIO]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as e:
-        raise NotFoundError(f"no {what} {quoted(str(path))}") from e
+        raise NotFoundError(f"no {what} {quoted(str(path))}", hint=f"see what there is: ls {path.parent}") from e
     except (OSError, ValueError) as e:  # ValueError: a NUL in the name
         raise RefusedError(f"cannot read the {what} {quoted(str(path))}: {getattr(e, 'strerror', None) or e}") from e
     try:
@@ -99,7 +99,7 @@ def open_regular(path: Path, what: str, *, limit: int) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(info.st_mode):
             raise RefusedError(f"{quoted(str(path))} is not a regular file")
         if info.st_size > limit:
-            raise RefusedError(f"{quoted(str(path))} is larger than {limit} bytes")
+            raise RefusedError(f"{quoted(str(path))} is larger than {limit} bytes", hint=f"is it really the {what}?")
         with os.fdopen(fd, "rb", closefd=False) as f:
             yield f
     finally:

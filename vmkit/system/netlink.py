@@ -122,7 +122,7 @@ class Links:
     def _index(self, name: str) -> int:
         found = self._route.link_lookup(ifname=name)
         if not found:
-            raise NotFoundError(f"no network interface named {name}")
+            raise NotFoundError(f"no network interface named {name}", hint="see what there is: ip link")
         return int(found[0])
 
 
@@ -138,5 +138,5 @@ def _translated(what: str) -> Iterator[None]:
             case 1:
                 raise RefusedError(text, hint="run as root") from e
             case 19:  # ENODEV
-                raise NotFoundError(text) from e
+                raise NotFoundError(text, hint="see what there is: ip link") from e
         raise EffectError(text) from e

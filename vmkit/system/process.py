@@ -114,7 +114,10 @@ def run(
             f"the program '{words[0]}' is not installed", hint="scripts/setup installs what vmkit needs"
         ) from e
     except subprocess.TimeoutExpired as e:
-        raise DeadlineError(f"'{words[0]}' did not end within {timeout:.0f} s and was stopped") from e
+        raise DeadlineError(
+            f"'{words[0]}' did not end within {timeout:.0f} s and was stopped",
+            hint="the machine may be busy: see what runs (top), and try again",
+        ) from e
     result = Completed(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
     if check and result.status != 0:
         tail = tuple((result.stderr.strip() or result.stdout.strip()).splitlines()[-8:])
@@ -165,7 +168,9 @@ def replace(argv: Sequence[str | Path]) -> None:
     try:
         os.execvp(words[0], words)  # noqa: S606 - an argument list, no shell
     except FileNotFoundError as e:
-        raise UnsupportedError(f"the program '{words[0]}' is not installed") from e
+        raise UnsupportedError(
+            f"the program '{words[0]}' is not installed", hint="scripts/setup installs what vmkit needs"
+        ) from e
 
 
 def find_program(name: str, *, package: str) -> Path:

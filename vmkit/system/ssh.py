@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import paramiko
 
 from vmkit.errors import DeadlineError, EffectError, UnreachableError
 from vmkit.system.clock import Deadline
 from vmkit.system.process import Completed
+
+_AGAIN: Final = "see that the host is up and that ssh to it works, and try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Connection:
         with self._broken_means_unreachable():
             transport = self._client.get_transport()
             if transport is None:
-                raise UnreachableError(f"the ssh connection to {self.endpoint.host} is closed")
+                raise UnreachableError(f"the ssh connection to {self.endpoint.host} is closed", hint=_AGAIN)
             with transport.open_session(timeout=timeout) as channel:
                 channel.exec_command(shlex.join(words))
                 done = _drain(channel, stdin, deadline, f"'{words[0]}' on {self.endpoint.host}")
@@ -126,7 +128,7 @@ class Connection:
         try:
             yield
         except (paramiko.SSHException, OSError, EOFError) as e:
-            raise UnreachableError(f"the ssh connection to {self.endpoint.host} broke: {_text(e)}") from e
+            raise UnreachableError(f"the ssh connection to {self.endpoint.host} broke: {_text(e)}", hint=_AGAIN) from e
 
 
 def _drain(channel: paramiko.Channel, stdin: bytes, deadline: Deadline, what: str) -> Completed:

@@ -35,7 +35,9 @@ class UdpPeer:
         try:
             self._socket = socket.socket(family, kind, protocol)
         except OSError as e:
-            raise UnsupportedError(f"cannot reach {address} by UDP: {e.strerror}") from e
+            raise UnsupportedError(
+                f"cannot reach {address} by UDP: {e.strerror}", hint="give an address of the other family (IPv4, IPv6)"
+            ) from e
         self._socket.setblocking(False)
 
     def __enter__(self) -> Self:

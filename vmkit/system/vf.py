@@ -11,6 +11,7 @@ from vmkit.errors import EffectError, NotFoundError, RefusedError, UnsupportedEr
 NO_MAC: Final = "00:00:00:00:00:00"
 """What a driver shows of a virtual function that has no address from its physical function yet."""
 _UNSET: Final = 0xFFFFFFFF
+_WHICH: Final = "see what there is: vmkit sriov list, ip link"
 """The kernel's -1: the driver does not tell (rtnl_fill_vfinfo in net/core/rtnetlink.c)."""
 _VF_FILTER: Final = 1  # RTEXT_FILTER_VF of linux/rtnetlink.h: leave it out, and nothing is told about VFs
 
@@ -54,7 +55,7 @@ def read_netlink(netdev: str) -> dict[int, VfSettings]:
         try:
             (message,) = route.link("get", ifname=netdev, ext_mask=_VF_FILTER)
         except (NetlinkError, ValueError) as e:
-            raise NotFoundError(f"no network interface named {netdev}") from e
+            raise NotFoundError(f"no network interface named {netdev}", hint=_WHICH) from e
         listed = message.get_attr("IFLA_VFINFO_LIST")
         infos = listed.get_attrs("IFLA_VF_INFO") if listed is not None else []
         return dict(_settings(info) for info in infos)
@@ -96,7 +97,7 @@ def write_netlink(netdev: str, number: int, changes: Mapping[str, Any]) -> None:
     with IPRoute() as route:
         found = route.link_lookup(ifname=netdev)
         if not found:
-            raise NotFoundError(f"no network interface named {netdev}")
+            raise NotFoundError(f"no network interface named {netdev}", hint=_WHICH)
         for name, body in _requests(changes):
             try:
                 route.link("set", index=found[0], vf={"vf": number, **body})

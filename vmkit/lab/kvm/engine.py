@@ -46,7 +46,10 @@ def choose_engine(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]
             )
         return _old_engine(reporter), reason
     if options.sriov and version < (8, 0):
-        raise UnsupportedError(f"the SR-IOV card came with QEMU 8.0, and this is {_dotted(version)}")
+        raise UnsupportedError(
+            f"the SR-IOV card came with QEMU 8.0, and this is {_dotted(version)}",
+            hint="scripts/setup installs a newer one",
+        )
     if options.sriov and (10, 0) <= version < (10, 0, 3) and options.memory >= LOW_MEMORY:
         # Measured with 10.0.2: the functions' registers are mapped where none are, and they never get a carrier.
         raise UnsupportedError(
@@ -54,7 +57,9 @@ def choose_engine(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]
             hint=f"--memory 2752M, or anything else below {LOW_MEMORY}; or QEMU 10.0.3 or newer",
         )
     if version < (7, 2):
-        raise UnsupportedError(f"QEMU 7.2 or newer is needed, and this is {_dotted(version)}")
+        raise UnsupportedError(
+            f"QEMU 7.2 or newer is needed, and this is {_dotted(version)}", hint="scripts/setup installs a newer one"
+        )
     return Engine(binary, version, accel), reason
 
 

@@ -24,6 +24,7 @@ from vmkit.progress import Finished, Reporter, Started
 from vmkit.system.clock import Deadline, stopwatch
 from vmkit.system.process import ProcessId, find_program, run, spawn
 
+_BUSY = "the machine may be busy: see what runs (top), and try again"
 ANSWER_WITHIN = 60.0
 """Seconds for libvirt of a new host to answer. It takes 1 to 3; the first start on a machine probes QEMU for longer."""
 
@@ -186,7 +187,9 @@ def _all_answer(layout: Layout, plan: Blueprint, supervisors: dict[str, ProcessI
             failed = outcomes.get(timeout=deadline.left + 10)
         except queue.Empty:
             tails = tuple(line for h in plan.hosts for line in _log_tails(layout, h.name))
-            raise DeadlineError(f"the hosts do not answer within {deadline.seconds:g} s", details=tails) from None
+            raise DeadlineError(
+                f"the hosts do not answer within {deadline.seconds:g} s", details=tails, hint=_BUSY
+            ) from None
         if failed is not None:
             raise failed
 
@@ -225,7 +228,7 @@ def _wait_for_socket(layout: Layout, plan: Blueprint, host: HostPlan, supervisor
     try:
         return deadline.wait_for(f"libvirt of {host.name}", probe, interval=0.05) or 0
     except DeadlineError as e:
-        raise DeadlineError(e.message, details=_log_tails(layout, host.name)) from e
+        raise DeadlineError(e.message, details=_log_tails(layout, host.name), hint=_BUSY) from e
 
 
 def _furnish(layout: Layout, plan: HostPlan, init: int) -> None:
