@@ -96,6 +96,8 @@ def debian_made(pair: Lab, debian: Image, debian_key: Path) -> Iterator[Created]
         "name": DEBIAN_VM,
         "image": debian.name,
         "memory": "512M",
+        "max_vcpus": 2,
+        "max_memory": "1G",
         "nics": [{"network": "lab"}],
         "cloud_init": {
             "ssh_keys": [f"{debian_key}.pub"],

@@ -53,7 +53,9 @@ def slot_of(xml: str) -> str:
     return address.get("slot", "") if address is not None else ""
 
 
-def unplug(domain: Domain, what: str, xml: str, there: Callable[[Shape], bool], *, seconds: float = UNPLUG) -> None:
+def unplug(
+    domain: Domain, what: str, xml: str, there: Callable[[Shape], bool], *, seconds: float | None = None
+) -> None:
     """Take a device from what runs, and wait until the guest has let go of it.
 
     Args:
@@ -61,7 +63,7 @@ def unplug(domain: Domain, what: str, xml: str, there: Callable[[Shape], bool], 
         what: the device, in words.
         xml: its element.
         there: whether the VM still has it.
-        seconds: for the guest.
+        seconds: for the guest; None for UNPLUG.
 
     Raises:
         DeadlineError: the guest keeps it; it may let go later.
@@ -74,7 +76,7 @@ def unplug(domain: Domain, what: str, xml: str, there: Callable[[Shape], bool], 
     _until(domain, f"the guest of {domain.name} did not let go of {what}", ask, there, seconds)
 
 
-def set_vcpus(domain: Domain, count: int, *, seconds: float = UNPLUG) -> None:
+def set_vcpus(domain: Domain, count: int, *, seconds: float | None = None) -> None:
     """Add vCPUs to what runs or take some away.
 
     Raises:
@@ -156,8 +158,10 @@ def _memory_online(domain: Domain, blocks: int, seconds: float) -> None:
     Deadline(seconds).wait_for(f"the guest of {domain.name} has not taken up its memory", all_on, interval=0.3)
 
 
-def _until(domain: Domain, what: str, ask: Callable[[], None], there: Callable[[Shape], bool], seconds: float) -> None:
-    limit = Deadline(seconds)
+def _until(
+    domain: Domain, what: str, ask: Callable[[], None], there: Callable[[Shape], bool], seconds: float | None
+) -> None:
+    limit = Deadline(UNPLUG if seconds is None else seconds)
     while True:
         ask()
         try:
@@ -166,6 +170,6 @@ def _until(domain: Domain, what: str, ask: Callable[[], None], there: Callable[[
             if not limit.passed:
                 continue
             raise DeadlineError(
-                f"{what} within {seconds:g} s", hint=f"does it listen? vmkit console {domain.name}, dmesg"
+                f"{what} within {limit.seconds:g} s", hint=f"does it listen? vmkit console {domain.name}, dmesg"
             ) from None
         return
