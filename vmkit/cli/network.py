@@ -44,7 +44,7 @@ def create(context: Context, /, name: str, *, ports: tuple[str, ...], plan: bool
     with progress() as reporter:
         made = networks.create(spec, reporter=reporter)
     if output == "table":
-        where = f"{made.subnet} on {made.bridge}" if made.subnet else f"on {made.bridge}"
+        where = " on ".join(str(part) for part in (made.subnet, made.bridge) if part)
         click.echo(f"{name}: {made.mode}, {where}")
     else:
         emit(made, output=output)

@@ -59,16 +59,21 @@ def change(
     differences: tuple[Difference, ...],
     design: NetworkDesign | None,
 ) -> None:
-    """Carry a change out. The spec is remembered last, so that a change that was cut off is seen and done again."""
+    """Carry a change out.
+
+    What is changed while the network runs is remembered last, so that a change that was cut off is seen and done again.
+    """
     data = {"action": "change", "uri": host.uri, "uuid": network.uuid}
     with journalled("network", network.name, "change", **data), deferred():
         if design is not None:
-            define(host, network_xml(design, known.spec or {}, network.uuid))
             if network.active:
                 network.stop()
+            define(host, network_xml(design, dump(spec), network.uuid))
             network.start()
             join(network.name, design.bridge, design.ports)
-        elif any(d.field == "reservations" for d in differences):
+            network.set_autostart(spec.autostart)
+            return
+        if any(d.field == "reservations" for d in differences):
             wanted = {reserved_of(r) for r in spec.reservations}
             for old in of_spec(known) - wanted:
                 release(network, old)
