@@ -85,6 +85,11 @@ def test_screens_of_any_domain() -> None:
             Screen("spice", "::1", 5902),
             "ssh -N -L '5902:[::1]:5902' -i '/my keys/k' -p 2222 root@h",
         ),
+        (
+            "qemu+ssh://root@h/system?command=/lab/ssh",
+            Screen("vnc", "127.0.0.1", 5901),
+            "/lab/ssh -N -L 5901:127.0.0.1:5901 root@h",
+        ),
         ("qemu+ssh://h/system", Screen("vnc", None, None, socket="/run/a"), "ssh -N -L /tmp/a:/run/a h"),
         ("qemu+ssh://h/system", Screen("vnc", "127.0.0.1", None), None),
         ("qemu+ssh://-oProxyCommand=x/system", Screen("vnc", "127.0.0.1", 5901), None),

@@ -57,6 +57,7 @@ def test_how_a_vm_is_reached() -> None:
             "qemu+ssh://root@h:2222/system?keyfile=/k/id",
             "-o ProxyCommand='ssh -W %h:%p -q -i /k/id -p 2222 -l root h'",
         ),
+        ("qemu+ssh://root@h/system?command=/lab/ssh", "-o ProxyCommand='/lab/ssh -W %h:%p -q -l root h'"),
         ("qemu+ssh://h/system?keyfile=/my%20keys/id", None),
         ("qemu+ssh://h/system?keyfile=/k%27;reboot;%27", None),
         ("qemu+ssh://-oProxyCommand=x/system", None),

@@ -93,9 +93,9 @@ def _jump(uri: str) -> str | None:
         return None
     if "ssh" not in parts.scheme.partition("+")[2] or not host or host.startswith("-"):
         return None
-    words = ["ssh", "-W", "%h:%p", "-q"]
-    if key := parse_qs(parts.query).get("keyfile"):
-        words += ["-i", key[-1]]
+    given = parse_qs(parts.query)
+    words = [given.get("command", ["ssh"])[-1], "-W", "%h:%p", "-q"]
+    words += ["-i", given["keyfile"][-1]] if "keyfile" in given else []
     words += ["-p", str(port)] if port else []
     words += ["-l", user] if user else []
     if not all(_SAFE.match(w) for w in [*words, host]):

@@ -132,7 +132,7 @@ def screens_in(xml: str) -> tuple[Screen, ...]:
 def tunnel(uri: str, screen: Screen) -> str | None:
     """The ssh command that makes a screen of another machine one of this; None where that is not the way.
 
-    It takes user, port and key from the URI. The socket of a screen becomes one in /tmp.
+    It takes user, port, key and program from the URI. The socket of a screen becomes one in /tmp.
     """
     try:
         parts = urlsplit(uri)
@@ -148,9 +148,9 @@ def tunnel(uri: str, screen: Screen) -> str | None:
         way = f"{number}:{_bracketed(screen._near)}:{number}"
     else:
         return None
-    words = ["ssh", "-N", "-L", way]
-    if key := parse_qs(parts.query).get("keyfile"):
-        words += ["-i", key[-1]]
+    given = parse_qs(parts.query)
+    words = [given.get("command", ["ssh"])[-1], "-N", "-L", way]
+    words += ["-i", given["keyfile"][-1]] if "keyfile" in given else []
     words += ["-p", str(port)] if port else []
     return shlex.join([*words, f"{user}@{host}" if user else host])
 
