@@ -90,7 +90,7 @@ def unpack(path: Path, folder: Path, reporter: Reporter = silent) -> Image:
             if free_space(folder) < image.size:
                 raise RefusedError(f"no space: {image.size} are needed in {folder.parent}", hint="free some: df -h")
             files = {file.path.name: file for file in image.files}
-            for member in source:
+            while member := source.next():
                 if (file := files.pop(member.name, None)) is None:
                     raise RefusedError(f"{path.name} holds {member.name!r}, which its manifest does not name, or twice")
                 _take(source, member, file, path)
