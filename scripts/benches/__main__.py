@@ -57,10 +57,10 @@ def show(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(title=f"{result['area']}: wall time, {result['rows'][0]['runs']} runs of each, interleaved")
     table.add_column("command")
-    for heading in ("median ms", "q1 - q3", "fastest", "of vmkit list"):
+    for heading in ("median ms", "q1 - q3", "fastest", f"of {result['relative']}"):
         table.add_column(heading, justify="right")
     for r in sorted(result["rows"], key=lambda r: r["median"]):
-        spread, share = f"{r['q1']:.0f} - {r['q3']:.0f}", f"{r['of_vmkit_list']:.2f}"
+        spread, share = f"{r['q1']:.0f} - {r['q3']:.0f}", f"{r['relative']:.2f}"
         table.add_row(r["name"], f"{r['median']:.1f}", spread, f"{r['fastest']:.1f}", share)
     console.print(table)
     for claim in result["claims"]:

@@ -49,7 +49,8 @@ def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
             "kcli": output_of([str(Path(kcli).parent / "python"), "-c", _VERSION]),
         },
         "unit": "ms",
-        "rows": [{**s.plain(), "of_vmkit_list": round(s.median / ours, 2)} for s in samples.values()],
+        "relative": "vmkit list",
+        "rows": [{**s.plain(), "relative": round(s.median / ours, 2)} for s in samples.values()],
         "claims": claims,
     }
 

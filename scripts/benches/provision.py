@@ -1,0 +1,234 @@
+"""How long until a guest is ready: vmkit cold and warm, virt-install --import, and bare QEMU, with the same image.
+
+Everything runs on one host of a lab that is made for it (root is needed). 'Ready' is the same for all: the guest agent
+answers, which in the micro guest it does once the network is set up; vmkit waits for the address besides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from measure import BenchError, Sample, output_of
+
+SUMMARY = "a guest from nothing to ready: vmkit cold and warm, virt-install --import, bare QEMU (needs root)"
+LAB = "bench-provision"
+MEMORY = 128
+DEADLINE = 180.0
+BIN = Path(sys.executable).parent
+LIMITS = (("vmkit create", 1.25), ("vmkit create --from-memory", 0.4))
+"""Of bare QEMU's time, at most this many times as long, as the project promises it."""
+
+
+def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
+    """Measure; returns rows, ratios and claims."""
+    if os.geteuid() != 0:
+        raise BenchError("it makes a lab of its own: run as root")
+    if uri is not None:
+        raise BenchError("it measures on a host of its own: leave -c away")
+    if not shutil.which("virt-install"):
+        raise BenchError("virt-install is not installed: apt-get install virtinst")
+    with tempfile.TemporaryDirectory(prefix="vmkit-bench-") as folder:
+        environment = {**os.environ, "VMKIT_HOME": folder}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        vmkit = [str(BIN / "vmkit")]
+        print("bench: building the micro image, and a lab ...", file=sys.stderr)
+        _call([*vmkit, "image", "build", "micro"], environment)
+        _call([*vmkit, "lab", "up", "pair", "--name", LAB], environment)
+        try:
+            inside = [sys.executable, str(Path(__file__).resolve()), "5" if quick else "15", folder]
+            done = _call([*vmkit, "lab", "exec", f"{LAB}/h1", "--", *inside], environment, timeout=3600)
+        finally:
+            _call([*vmkit, "lab", "down", LAB], environment)
+    times: dict[str, list[float]] = json.loads(done)
+    samples = {name: Sample.of(name, seconds) for name, seconds in times.items()}
+    bare = samples["bare QEMU"].median
+    return {
+        "uri": "a host of a lab",
+        "versions": {
+            "vmkit": output_of([str(BIN / "vmkit"), "--version"]),
+            "libvirt": output_of(["virsh", "--version"]),
+            "QEMU": output_of(["qemu-system-x86_64", "--version"]).splitlines()[0].split("version ")[-1],
+            "virt-install": output_of(["virt-install", "--version"]),
+        },
+        "unit": "ms",
+        "relative": "bare QEMU",
+        "rows": [{**s.plain(), "relative": round(s.median / bare, 2)} for s in samples.values()],
+        "claims": [_claim(samples[name], bare, limit) for name, limit in LIMITS],
+    }
+
+
+def _claim(ours: Sample, bare: float, limit: float) -> dict[str, Any]:
+    ratio = ours.median / bare
+    text = f"{ours.name} is ready in at most {limit:g} x the time of bare QEMU"
+    return {"claim": text, "ratio": round(ratio, 2), "holds": ratio <= limit}
+
+
+def _call(argv: list[str], environment: dict[str, str], timeout: float = 900) -> str:
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment, timeout=timeout, check=False
+    )
+    if done.returncode != 0:
+        raise BenchError(f"'{' '.join(argv)}' failed with {done.returncode}")
+    return done.stdout
+
+
+# -- what follows runs inside the lab's host
+
+
+def inside(runs: int, home: Path) -> dict[str, list[float]]:
+    """Measure each way in rounds; seconds of each run. Each round begins with another way; the first is a warm-up."""
+    scratch = home / "scratch"
+    scratch.mkdir()
+    host = Host(home, scratch)
+    with host.source():
+        ways: dict[str, Callable[[], Any]] = {
+            "bare QEMU": host.bare,
+            "virt-install --import": host.virt_install,
+            "vmkit create": lambda: host.vmkit("--image", "micro", "--memory", f"{MEMORY}M", "--nic", "lab"),
+            "vmkit create --from-memory": lambda: host.vmkit("--from-memory", "warm"),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        names = list(ways)
+        for i in range(1 + runs):
+            for name in names[i % len(names) :] + names[: i % len(names)]:
+                start = time.perf_counter()
+                with ways[name]():
+                    took = time.perf_counter() - start
+                if i:
+                    times[name].append(took)
+    return times
+
+
+class Host:
+    """The lab's host, as the ways see it."""
+
+    def __init__(self, home: Path, scratch: Path) -> None:
+        self.scratch = scratch
+        self.program = str(BIN / "vmkit")
+        image = json.loads((home / "images" / "micro" / "manifest.json").read_text())
+        self.files = {part: home / "images" / "micro" / image[part]["file"] for part in ("kernel", "initrd", "disk")}
+        self.cmdline = image["cmdline"]
+
+    @contextmanager
+    def source(self) -> Iterator[None]:
+        """The image of a memory that the warm way starts from."""
+        nic = ["--image", "micro", "--memory", f"{MEMORY}M", "--nic", "lab"]
+        self._do(self.program, "create", "source", *nic, "--wait", "--deadline", "180s")
+        self._do(self.program, "image", "from-vm", "source", "--name", "warm")
+        self._do(self.program, "delete", "--force", "source")
+        yield
+
+    @contextmanager
+    def vmkit(self, *what: str) -> Iterator[None]:
+        """`vmkit create --wait`: it ends when the guest is ready."""
+        self._do(self.program, "create", "guest", *what, "--wait", "--deadline", "180s")
+        yield
+        self._do(self.program, "delete", "--force", "guest")
+
+    @contextmanager
+    def virt_install(self) -> Iterator[None]:
+        """virt-install, then the agent is asked until it answers."""
+        import libvirt
+        import libvirt_qemu
+
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        disk = self._overlay()
+        boot = f"kernel={self.files['kernel']},initrd={self.files['initrd']},kernel_args={self.cmdline}"
+        self._do(
+            *("virt-install", "--import", "--name", "guest", "--memory", str(MEMORY), "--vcpus", "1"),
+            *("--virt-type", "qemu", "--osinfo", "detect=off,require=off", "--machine", "q35"),
+            *("--disk", f"path={disk},bus=virtio", "--network", "network=lab,model=virtio", "--graphics", "none"),
+            *("--channel", "unix,target.type=virtio,target.name=org.qemu.guest_agent.0", "--rng", "/dev/urandom"),
+            *("--boot", boot, "--noautoconsole", "--noreboot", "--quiet"),
+        )
+        connection = libvirt.open("qemu:///system")
+        domain = connection.lookupByName("guest")
+
+        def answers() -> bool:
+            try:
+                libvirt_qemu.qemuAgentCommand(domain, '{"execute": "guest-ping"}', 2, 0)
+            except libvirt.libvirtError:
+                return False
+            return True
+
+        _until(answers)
+        yield
+        domain.destroy()
+        domain.undefine()
+        connection.close()
+        disk.unlink()
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """QEMU with the devices that the guest needs, and no more."""
+        disk, agent = self._overlay(), self.scratch / "agent"
+        argv = [
+            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"),
+            *("-accel", "tcg", "-m", f"{MEMORY}M", "-smp", "1", "-append", self.cmdline),
+            *("-kernel", str(self.files["kernel"]), "-initrd", str(self.files["initrd"])),
+            *("-drive", f"file={disk},if=none,id=d0,format=qcow2", "-device", "virtio-blk-pci,drive=d0"),
+            *("-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="),
+            *("-device", "virtio-rng-pci", "-serial", f"file:{self.scratch / 'console'}"),
+            *("-device", "virtio-serial-pci", "-chardev", f"socket,id=ga,path={agent},server=on,wait=off"),
+            *("-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0"),
+        ]
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        try:
+            _until(lambda: _pong(agent))
+            yield
+        finally:
+            process.kill()
+            process.wait()
+            disk.unlink()
+            agent.unlink(missing_ok=True)
+
+    def _overlay(self) -> Path:
+        disk = self.scratch / "disk.qcow2"
+        base = ["-b", str(self.files["disk"]), "-F", "qcow2"]
+        self._do("qemu-img", "create", "-q", "-f", "qcow2", *base, str(disk))
+        return disk
+
+    def _do(self, *argv: str) -> None:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
+        if done.returncode != 0:
+            raise BenchError(f"'{' '.join(argv)}' failed: {done.stderr.strip()[-500:]}")
+
+
+def _until(probe: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not probe():
+        if time.monotonic() > end:
+            raise BenchError(f"the guest was not ready within {DEADLINE:g} s")
+        time.sleep(0.02)
+
+
+def _pong(path: Path) -> bool:
+    """Whether the agent behind a socket answers. What is sent before it is up waits for it in QEMU."""
+    with ExitStack() as stack:
+        s = stack.enter_context(socket.socket(socket.AF_UNIX))
+        s.settimeout(1.0)
+        try:
+            s.connect(str(path))
+            s.sendall(b'{"execute": "guest-ping"}\n')
+            return b'"return"' in s.recv(4096)
+        except OSError:
+            return False
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(inside(int(sys.argv[1]), Path(sys.argv[2]))))
+    except BenchError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(4)
