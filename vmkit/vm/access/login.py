@@ -94,6 +94,11 @@ def keys_for(access: Access | None, own: Mapping[Path, str]) -> tuple[Path, ...]
     return tuple(path for path, public in own.items() if " ".join(public.split()[:2]) in taken)
 
 
+def keys_here(access: Access | None) -> tuple[Path, ...]:
+    """Private keys of vmkit and of this user that the guest takes."""
+    return keys_for(access, _candidates())
+
+
 def _candidates() -> dict[Path, str]:
     own = image_keys.own_public_key()
     first = {image_keys.own_key_path(): own} if own and image_keys.own_key_path().exists() else {}
