@@ -22,9 +22,13 @@ WEB = Overview(
     autostart=False,
     uuid="6d1b3f0e-8d7d-4b3f-9d53-1f0c4a3c2b1a",
     user="ops",
+    entrance=("192.168.122.5", 22),
+    key="/root/.ssh/id_ed25519",
     labels={"role": "front-end", "ansible_port": "2222"},
 )
-OFF = replace(WEB, name="db.1", state="shut off", image=None, addresses=(), user=None, labels={})
+OFF = replace(
+    WEB, name="db.1", state="shut off", image=None, addresses=(), user=None, entrance=None, key=None, labels={}
+)
 
 
 def test_groups_by_state_image_and_label() -> None:
@@ -42,9 +46,16 @@ def test_how_a_vm_is_reached() -> None:
     known = variables(WEB)
     assert known["ansible_host"] == "192.168.122.5"
     assert known["ansible_user"] == "ops"
+    assert known["ansible_ssh_private_key_file"] == "/root/.ssh/id_ed25519"
     assert known["ansible_port"] == "2222"  # a label has the last word
     assert "ansible_ssh_common_args" not in known
-    assert "ansible_host" not in variables(OFF)
+    assert not [name for name in variables(OFF) if name.startswith("ansible_")]
+
+
+def test_a_vm_on_a_user_network_is_reached_by_its_forward() -> None:
+    known = variables(replace(WEB, addresses=("10.0.2.15",), entrance=("127.0.0.1", 2222), labels={}))
+    assert (known["ansible_host"], known["ansible_port"]) == ("127.0.0.1", 2222)
+    assert "ansible_host" not in variables(replace(WEB, addresses=("10.0.2.15",), entrance=None))
 
 
 @pytest.mark.parametrize(

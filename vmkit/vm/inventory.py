@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = "vmkit"
 """The group that every VM is in."""
+SSH: Final = 22
 _WORD: Final = re.compile(r"[^A-Za-z0-9_]+")
 _SAFE: Final = re.compile(r"[A-Za-z0-9_.:%@/+,-]+\Z", re.ASCII)
 
@@ -54,10 +55,11 @@ def inventory(vms: Iterable[Overview], uri: str = "") -> dict[str, Any]:
 def variables(vm: Overview, uri: str = "") -> dict[str, Any]:
     """What Ansible is told about one VM."""
     known: dict[str, Any] = {}
-    if vm.addresses:
-        known["ansible_host"] = vm.addresses[0]
-    if vm.user:
-        known["ansible_user"] = vm.user
+    if vm.entrance:
+        known["ansible_host"], port = vm.entrance
+        known |= {"ansible_port": port} if port != SSH else {}
+    known |= {"ansible_user": vm.user} if vm.user else {}
+    known |= {"ansible_ssh_private_key_file": vm.key} if vm.key else {}
     if jump := _jump(uri):
         known["ansible_ssh_common_args"] = jump
     known |= {k: v for k, v in vm.labels.items() if k.startswith("ansible_")}

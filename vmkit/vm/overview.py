@@ -42,6 +42,8 @@ class Overview:
     autostart: bool
     uuid: str
     user: str | None = None
+    entrance: tuple[str, int] | None = None
+    key: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -90,6 +92,8 @@ class Overviews:
 
 def look(domain: Domain) -> Overview | None:
     """One VM; None if it is gone."""
+    from vmkit.vm.access import login
+    from vmkit.vm.addresses import Finder
     from vmkit.vm.describe import describe
     from vmkit.vm.metadata import NAMESPACE, remembered_in
 
@@ -97,7 +101,9 @@ def look(domain: Domain) -> Overview | None:
         info = domain.info()
         element = domain.metadata(NAMESPACE)
         memory = remembered_in(element) if element else None
-        spec = memory.spec if memory else {}
+        described = describe(domain.xml())
+        found = Finder(domain).look() if info.state is DomainState.RUNNING else None
+        keys = login.keys_here(memory.access) if memory and memory.access else ()
         return Overview(
             name=domain.name,
             state=info.state.value,
@@ -105,12 +111,14 @@ def look(domain: Domain) -> Overview | None:
             memory=info.memory or info.max_memory,
             image=memory.image if memory else None,
             managed=memory is not None,
-            accelerator=describe(domain.xml()).accelerator,
-            addresses=tuple(domain.addresses()) if info.state is DomainState.RUNNING else (),
+            accelerator=described.accelerator,
+            addresses=found.good if found else (),
             autostart=domain.persistent and domain.autostart,
             uuid=domain.uuid,
-            user=memory.access.user if memory and memory.access else None,
-            labels=dict(spec.get("labels") or {}),
+            user=login.user_of(memory),
+            entrance=login.entrance(found.best, described.nics, login.PORT) if found else None,
+            key=str(keys[0]) if keys else None,
+            labels=dict(memory.spec.get("labels") or {}) if memory else {},
         )
     except NotFoundError:
         return None
