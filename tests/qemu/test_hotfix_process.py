@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +17,14 @@ from tests.hotfix_targets import NEW, OLD, FakeDomain, FakeHost, Target, World, 
 from vmkit.errors import CancelledError, ConflictError, EffectError, NotFoundError, RefusedError, SpecError
 from vmkit.hotfix import recovery
 from vmkit.hotfix.plans import Action
+from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hotfix.transaction import KILL_VARIABLE
+from vmkit.hotfix.verify import Span
 from vmkit.hypervisor.host import Host
 from vmkit.recovery import recover_all
 from vmkit.system.journal import records
+from vmkit.system.process import ProcessId
+from vmkit.system.procmem import mappings
 
 WRITE_STEPS = ("write", "write:2", "write:3", "write:4", "read-back", "read-back:2", "let-go")
 TRANSACTION_STEPS = ("pause", "pause:2", "stop", "stop:2", "compare", "compare:2", *WRITE_STEPS)
@@ -385,3 +391,34 @@ def test_an_unknown_id(world: World) -> None:
     for call in (world.hotfixes().apply, world.hotfixes().revert, world.hotfixes().check):
         with pytest.raises(NotFoundError):
             call("no-such-patch")
+
+
+KERNEL_THREAD = """
+import ctypes, os, struct, sys
+params = ctypes.create_string_buffer(120)
+struct.pack_into("<I", params, 8, 2)  # IORING_SETUP_SQPOLL: a thread that runs in the kernel alone, as those of vhost
+done = ctypes.CDLL(None, use_errno=True).syscall(425, 4, params)
+print(len(os.listdir("/proc/self/task")) if done >= 0 else os.strerror(ctypes.get_errno()), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of io_uring_setup is x86's")
+def test_threads_that_run_in_the_kernel_alone_have_no_stack_to_look_at() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", KERNEL_THREAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as target:
+        try:
+            assert target.stdout
+            said = target.stdout.readline().strip()
+            if not said.isdigit():
+                pytest.skip(f"this kernel gives no io_uring: {said}")
+            assert said == "2"
+            process = ProcessId.of(target.pid)
+            assert process
+            with ProcessImage(process, "target") as image:
+                text = next(m for m in mappings(target.pid) if "x" in m.permissions)
+                with image.still([Span(text.start, 4)], seconds=0.1):
+                    assert image.read(text.start, 4)
+        finally:
+            target.kill()

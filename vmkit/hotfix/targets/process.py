@@ -100,6 +100,9 @@ class ProcessImage:
             tid, pointer = next(iter(within.items()))
             return f"thread {tid} of {self.label} stays at {pointer:#x}", False
         maps = mappings(self.process.pid)
+        # A thread that the kernel made for itself (vhost, io_uring) runs in the kernel alone: Linux gives it neither an
+        # instruction nor a stack of the process (copy_thread in arch/x86/kernel/process.c).
+        threads = {tid: r for tid, r in threads.items() if r.ip or r.sp}
         for tid, registers in threads.items():
             area = stack_of(maps, registers.sp)
             if area is None:
