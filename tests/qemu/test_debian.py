@@ -118,6 +118,7 @@ def test_programs(debian_vm: Vm, client: Client, by: By) -> None:
     assert run("sh", "-c", "echo out; echo err >&2; exit 3").status == 3
     assert run("printf", "%s|", "a b", "$HOME", "'\"").stdout == "a b|$HOME|'\"|"
     assert run("cat", stdin=b"in\nout").stdout == "in\nout"
+    assert run("wc", "-c", stdin=b"x" * 300_000).stdout.strip() == "300000"
     with pytest.raises(RefusedError, match="no program"):
         run()
 
