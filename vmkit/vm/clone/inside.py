@@ -7,6 +7,7 @@ import time
 
 from vmkit.errors import EffectError
 from vmkit.hypervisor.domain import Domain
+from vmkit.system.clock import Deadline
 from vmkit.system.templates import template
 from vmkit.vm import guest
 from vmkit.vm.clone.identity import Identity
@@ -36,9 +37,13 @@ def take_identity(domain: Domain, identity: Identity) -> None:
     The cables are pulled while this runs. Addresses are asked for once they are plugged in.
 
     Raises:
-        EffectError: the agent does not answer, or the script failed.
-        DeadlineError: it did not come to its end.
+        EffectError: the script failed.
+        DeadlineError: the agent does not answer, or the script did not come to its end.
     """
+    # libvirt learns a moment after the start that the agent is on the line.
+    Deadline(PATIENCE).wait_for(
+        f"the guest agent of {domain.name} does not answer", lambda: guest.answers(domain), interval=0.02
+    )
     text = script(identity, int(time.time()))
     done = guest.run(domain, ["/bin/sh", "-s"], stdin=text.encode(), timeout=PATIENCE)
     if done.status != 0:
