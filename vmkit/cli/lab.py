@@ -31,7 +31,7 @@ def lab() -> None:
 @click.option("--hugepages", type=int, metavar="N", help="kvm: set N pages of 2 MiB aside.")
 @click.option("--shadow", is_flag=True, help="kvm: no nested paging; KVM in the hosts uses shadow page tables.")
 @click.option("--memory", metavar="SIZE", help="kvm: memory of each host.  [default: 2752M]")
-@click.option("--vcpus", type=int, metavar="N", help="kvm: virtual CPUs of each host.  [default: 2]")
+@click.option("--vcpus", type=int, metavar="N", help="kvm: virtual CPUs of each host.  [default: 2; 1 on QEMU 7.2]")
 @output_option
 @click.pass_obj
 def up(context: Context, /, kind: str, name: str | None, hosts: int | None, output: str, **hardware: Any) -> None:

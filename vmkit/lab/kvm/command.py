@@ -33,10 +33,10 @@ CMDLINE: Final = (
     "quiet mitigations=off tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on audit=0 panic=5"
 )
 """The self-tests of the ciphers and the calibration of the timers take seconds under TCG."""
-SOUND_THREADS: Final = (8, 1)
+SOUND_SMP: Final = (8, 1)
 """Before this version of QEMU, TCG with a thread for each vCPU now and then runs guest code that another vCPU has
 just patched, and Linux, which patches itself each time KVM gets its first guest, ends with 'Oops: int3' (Red Hat's
-bug 2216496; seen here with 7.2 after 25 minutes)."""
+bug 2216496; seen here with 7.2 after 25 minutes). One thread for all vCPUs is sound, but starves emulated guests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def command(name: str, engine: Engine, options: KvmOptions, files: Files, base: 
     """
     argv = [str(engine.binary), "-name", f"guest={name}"]
     argv += ["-nodefaults", "-no-user-config", "-display", "none"]
-    argv += ["-machine", _machine(engine, options), *_cpu(engine), "-smp", f"{options.vcpus}"]
+    argv += ["-machine", _machine(engine, options), *_cpu(engine), "-smp", f"{vcpus(engine, options)}"]
     argv += ["-m", f"{options.memory // 2**20}M", "-rtc", "base=utc,clock=host"]
     argv += ["-kernel", str(files.kernel), "-initrd", str(files.initrd)]
     argv += ["-append", " ".join([base, CMDLINE, *(["intel_iommu=on"] if options.iommu else [])])]
@@ -135,6 +135,16 @@ def command(name: str, engine: Engine, options: KvmOptions, files: Files, base: 
     return argv
 
 
+def sound_smp(engine: Engine) -> bool:
+    """Whether a host may have several vCPUs; see SOUND_SMP."""
+    return engine.accel == "kvm" or engine.version >= SOUND_SMP
+
+
+def vcpus(engine: Engine, options: KvmOptions) -> int:
+    """How many virtual CPUs a host gets."""
+    return options.vcpus or (2 if sound_smp(engine) else 1)
+
+
 def _machine(engine: Engine, options: KvmOptions) -> str:
     # Interrupt remapping under KVM wants the interrupt controllers split (docs of QEMU's intel-iommu).
     return "q35,kernel-irqchip=split" if options.iommu and engine.accel == "kvm" else "q35"
@@ -144,8 +154,7 @@ def _cpu(engine: Engine) -> list[str]:
     if engine.accel == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     # TCG emulates SVM with nested paging; it has no VMX.
-    threads = "multi" if engine.version >= SOUND_THREADS else "single"
-    return ["-accel", f"tcg,thread={threads},tb-size=512", "-cpu", "EPYC,+svm,+npt"]
+    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,+svm,+npt"]
 
 
 def _disks(files: Files) -> list[str]:

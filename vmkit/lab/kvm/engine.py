@@ -12,7 +12,7 @@ from typing import Final
 from vmkit.errors import UnsupportedError, VmkitError
 from vmkit.image.tree import check_builder, debootstrap
 from vmkit.lab import cache
-from vmkit.lab.kvm.command import Engine
+from vmkit.lab.kvm.command import Engine, sound_smp
 from vmkit.lab.kvm.options import LOW_MEMORY, KvmOptions
 from vmkit.progress import Finished, Note, Reporter
 from vmkit.system.clock import stopwatch
@@ -34,6 +34,16 @@ def choose_engine(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]
         RefusedError: an older QEMU has to be fetched, and that needs root or space.
         EffectError: that failed.
     """
+    engine, reason = _choose(options, reporter)
+    if (options.vcpus or 1) > 1 and not sound_smp(engine):
+        raise UnsupportedError(
+            f"a host of several vCPUs does not live long on the emulation of QEMU {_dotted(engine.version)}",
+            hint="leave --vcpus out, or give it 1",
+        )
+    return engine, reason
+
+
+def _choose(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]:
     binary = find_program(BINARY, package="qemu-system-x86")
     version = _version(binary)
     accel, reason = _accel(reporter)

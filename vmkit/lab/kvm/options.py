@@ -26,7 +26,7 @@ class KvmOptions:
         hugepages: how many pages of 2 MiB are set aside.
         shadow: KVM in the host works without nested paging, on shadow page tables.
         memory: of each host, huge pages included. The default is below LOW_MEMORY.
-        vcpus: of each host.
+        vcpus: of each host; None is 2, or 1 where QEMU emulates more of them unsoundly (command.SOUND_SMP).
     """
 
     sriov: bool = False
@@ -34,7 +34,7 @@ class KvmOptions:
     hugepages: int = 0
     shadow: bool = False
     memory: Bytes = Bytes(2752 * 2**20)  # noqa: RUF009 - immutable
-    vcpus: int = 2
+    vcpus: int | None = None
 
     def checked(self) -> KvmOptions:
         """The same, with what one option brings along.
@@ -42,7 +42,7 @@ class KvmOptions:
         Raises:
             SpecError: a value cannot be.
         """
-        if not 1 <= self.vcpus <= 64:
+        if self.vcpus is not None and not 1 <= self.vcpus <= 64:
             raise SpecError(f"{self.vcpus} is not between 1 and 64", path="--vcpus")
         if self.memory < MIN_MEMORY:
             raise SpecError(f"{self.memory} is too little for a host", path="--memory", hint=f"at least {MIN_MEMORY}")
