@@ -107,7 +107,13 @@ def import_(context: Context, /, *, source: str, **options: Any) -> None:
     names that it knows; for these, checksums and signature come by themselves.
     """
     with render.progress() as reporter:
-        if source.startswith("http://") and not options["sha256"] and not options["keyring"]:
+        sums = options["sums"] or "http:"
+        if (
+            source.startswith("http://")
+            and not options["sha256"]
+            and not options["keyring"]
+            and sums.startswith("http:")
+        ):
             render.note("nothing proves that this is the right file: give its --sha256", warning=True)
         made = context.client().images.import_(source, reporter=reporter, **options)
     click.echo(f"imported {made.name}: {made.size}")
@@ -208,7 +214,17 @@ def list_(context: Context, /, *, output: str) -> None:
     with render.progress() as reporter:
         images = context.client().images.list(reporter)
     rows = [
-        {"name": i.name, "kind": i.kind, "arch": i.arch, "size": str(i.size), "created": i.created, "source": i.source}
+        {
+            "name": i.name,
+            "kind": i.kind,
+            "arch": i.arch,
+            "size": str(i.size),
+            "created": i.created,
+            "source": i.source,
+            "agent": i.agent,
+            "cloud_init": i.cloud_init,
+            "user": i.user,
+        }
         for i in images
     ]
     columns = [(k.upper(), k) for k in ("name", "kind", "arch", "size", "created", "source")]

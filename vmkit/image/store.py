@@ -211,7 +211,11 @@ def delete(name: str) -> str:
     """
     check_image_name(name, path="image")
     if not (root() / name).is_dir():
-        name = read(name).name  # raises with the hint
+        from vmkit.image.catalogue import canonical, catalogue
+
+        asked, name = name, canonical(name, (), catalogue())
+        if not exists(name):
+            raise NotFoundError(f"no image named {quoted(asked)}", hint="see what there is: vmkit image list")
     folder = root() / name
     with _lock(name):
         gone = root() / f"{GONE}{name}~{secrets.token_hex(4)}"
