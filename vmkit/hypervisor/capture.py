@@ -13,7 +13,6 @@ import libvirt
 from vmkit.errors import DeadlineError, VmkitError
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.errors import translated
-from vmkit.system.clock import Deadline
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.host import Host
@@ -63,7 +62,7 @@ def merge(domain: Domain, target: str, *, seconds: float = 600.0) -> None:
         DeadlineError: not within `seconds`; the domain uses the overlay.
     """
     what = f"merging the disk {target} of {domain.name}"
-    deadline = Deadline(seconds)
+    end = time.monotonic() + seconds
     with translated(what):
         if not domain.handle.blockJobInfo(target, 0):
             # Shallow: one layer down. Without it everything would go into the image at the bottom, which others use.
@@ -82,7 +81,7 @@ def merge(domain: Domain, target: str, *, seconds: float = 600.0) -> None:
             except VmkitError as e:  # "not yet ready for pivot"
                 if "ready" not in e.message:
                     raise
-        if deadline.passed:
+        if time.monotonic() > end:
             with contextlib.suppress(libvirt.libvirtError):
                 domain.handle.blockJobAbort(target, 0)
             raise DeadlineError(f"{what}: not within {seconds:g} s; the VM keeps the overlay")

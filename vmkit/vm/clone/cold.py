@@ -9,7 +9,7 @@ from vmkit.hypervisor.volume import Pool
 from vmkit.image.place import ensure_pool
 from vmkit.progress import Reporter
 from vmkit.system.clock import stopwatch
-from vmkit.vm import many
+from vmkit.vm import many, reservations
 from vmkit.vm.clone.identity import rewritten
 from vmkit.vm.clone.inside import take_identity
 from vmkit.vm.clone.ledger import Ledger, first_entry
@@ -51,6 +51,7 @@ def make(
             took = stopwatch()
             copy = by_name[name]
             domain = _define(host, pool, facts, copy, down=design.inside)
+            reservations.sync(domain)
             copy_disks(pool, copy)
             checkpoint()
             if design.inside:

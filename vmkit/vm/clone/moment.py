@@ -15,6 +15,7 @@ from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.volume import Pool
 from vmkit.system.files import copy_with_head
+from vmkit.vm import reservations
 from vmkit.vm.clone.identity import rewritten
 from vmkit.vm.clone.inside import take_identity
 from vmkit.vm.clone.plan import Copy, kept
@@ -90,6 +91,7 @@ def start(
         consume: the memory of the moment is needed by nobody else, and is used up.
         moved: where files of the source are for the copy, by where they were: kernel and initrd.
     """
+    reservations.sync(domain)
     if moment.console:
         put(pool, log_name(copy.name), moment.console)
     head = moment.head.packed(_rewritten(pool, moment, copy, moment.head.xml, moved))
@@ -173,12 +175,13 @@ def undo(host: Host, pool: Pool, uuid: str, volumes: list[str]) -> list[str]:
     domain = next((d for d in host.domains() if d.uuid == uuid), None)
     if domain is None:
         return []
+    held = reservations.Holdings(domain)
     if domain.state().active:
         domain.destroy()
     pool.refresh()
     removed = [f"volume {v}" for v in volumes if pool.delete(v)]
     domain.undefine()
-    return [f"domain {domain.name}", *removed]
+    return [f"domain {domain.name}", *removed, *held.release()]
 
 
 def volumes_of(copy: Copy) -> list[str]:
