@@ -49,6 +49,10 @@ TC_ADVICE: Final = (
     "cls_fw act_police"
 )
 FORWARD_ADVICE: Final = "a port of the host that is to be forwarded is in use there: ss -ltnup shows by whom"
+FIREWALL_ADVICE: Final = (
+    "the host needs a packet filter that libvirt can use: apt-get install iptables, and in /etc/libvirt/network.conf "
+    'firewall_backend = "iptables"; a network of mode bridge needs none'
+)
 _NO_CGROUP = re.compile(
     r"(cgroup|tuning) is not available (on this host|in session)|cgroup .* controller is not mounted|"
     r"cgroup \w+ is required"
@@ -94,6 +98,8 @@ def _of_its_kind(error: libvirt.libvirtError, text: str, message: str) -> VmkitE
         return ConflictError(message, hint="another operation works on it: vmkit jobs")
     if code == libvirt.VIR_ERR_OPERATION_INVALID:
         return ConflictError(message)
+    if "Failed to apply firewall" in text or "firewall backend" in text:  # src/network, src/util/virfirewall.c
+        return EffectError(message, hint=FIREWALL_ADVICE)
     if "Could not set up host forwarding rule" in text:  # QEMU's net/slirp.c
         return EffectError(message, hint=FORWARD_ADVICE)
     if "Child process (tc " in text:

@@ -143,11 +143,12 @@ class Holdings:
     def _release(self, found: Network) -> list[str]:
         known = network_facts.of(found)
         done = []
+        # Leases first: a server that reads its reservations anew has no ear for what comes meanwhile.
+        leases = [lease for lease in found.leases() if lease.mac in self._macs] if found.active else []
+        if leases and give_back(self.host, known, leases):
+            done += [f"lease {lease.address}" for lease in leases]
         for reserved in known.reserved:
             ours = reserved.name == self._name or reserved.address in self._addresses
             if reserved.mac in self._macs and ours and release(found, reserved):
                 done.append(f"reservation {reserved.address}")
-        leases = [lease for lease in found.leases() if lease.mac in self._macs] if found.active else []
-        if leases and give_back(self.host, known, leases):
-            done += [f"lease {lease.address}" for lease in leases]
         return done
