@@ -159,6 +159,13 @@ def test_a_disk_grows_and_never_shrinks() -> None:
     assert [c.act for c in grown.changes] == [GrowDisk("vda", "/pool/a-0.qcow2", Bytes(GIB))]
 
 
+def test_an_old_file_does_not_take_one_disk_for_another() -> None:
+    old = spec(disks=[{}, {"size": "2G"}, {"size": "1G"}])
+    have = vm(old=old, sizes={"vda": 64 * MIB, "vdb": 2 * GIB, "vdc": GIB})
+    with pytest.raises(SpecError, match="vdb of a has 2G: a disk cannot become smaller"):
+        compare(spec(disks=[{}, {"size": "1536M"}]), have)
+
+
 def test_a_disk_that_somebody_grew_by_hand_is_left_alone() -> None:
     assert compare(spec(), vm(sizes={"vda": 64 * MIB, "vdb": 5 * GIB, "vdc": 2 * GIB})).changes == ()
 

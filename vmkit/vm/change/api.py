@@ -171,7 +171,7 @@ class Changes:
         if tell:
             tell([*networks, *(_difference(v) for v in vms)])
         done = [self._apply_network(n, reporter) for n in document.networks]
-        self._prepare(vms, reporter)
+        self._prepare(vms, reporter, warn=tell is None)
         made = self._create([v.spec for v in vms if v.domain is None], chosen, reporter)
         return [*done, *(made.get(v.spec.name) or self._bring(v, chosen, reporter) for v in vms)]
 
@@ -278,14 +278,15 @@ class Changes:
             found.append(vm)
         return found
 
-    def _prepare(self, vms: Sequence[_Vm], reporter: Reporter) -> None:
+    def _prepare(self, vms: Sequence[_Vm], reporter: Reporter, *, warn: bool = True) -> None:
         from vmkit.vm.change.session import prepare
 
         for vm in vms:
             if vm.domain is not None and vm.have is not None and vm.delta is not None and vm.delta.changes:
+                _refuse_saved(vm.domain)
                 if not vm.delta.recreate:
                     vm.ready = prepare(vm.domain, vm.have, vm.delta, reporter)
-                for text in vm.delta.warnings:
+                for text in vm.delta.warnings if warn else ():
                     reporter(Note(text, warning=True))
 
     def _create(self, specs: Sequence[VmSpec], options: Options, reporter: Reporter) -> dict[str, Applied]:
@@ -405,6 +406,17 @@ def _refuse_recreation(vm: _Vm) -> None:
         hint="vmkit apply --recreate does that: what is on its image's disk is lost, disks without an image stay",
         details=tuple(why),
     )
+
+
+def _refuse_saved(domain: Domain) -> None:
+    """Memory that was saved belongs to the VM as it was."""
+    from vmkit.hypervisor.snapshot import saved
+
+    if domain.host.driver == "QEMU" and saved(domain):
+        raise ConflictError(
+            f"the memory of {domain.name} is saved, and goes on with the VM as it was",
+            hint=f"vmkit restore {domain.name} lets it go on; then it can be changed",
+        )
 
 
 def _short(value: object) -> str:

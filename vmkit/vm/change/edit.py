@@ -27,6 +27,7 @@ from vmkit.vm.xml_ports import express, keep_free
 from vmkit.vm.xml_size import read_size, set_size
 
 _TOP: Final = ("cpu", "numatune", "memoryBacking", "features", "clock", "iothreads", f"{{{QEMU_NAMESPACE}}}commandline")
+SCSI_CONTROLLER: Final = "<controller type='scsi' index='0' model='virtio-scsi'/>"
 _SCREEN: Final = ("input", "graphics", "video")
 _PINS: Final = ("vcpupin", "emulatorpin", "iothreadpin")
 
@@ -91,10 +92,18 @@ def edited(xml: str, changes: Iterable[Change], parts: Parts, remembered: str) -
                 devices.insert(at, ET.fromstring(parts.nics[act.index]))  # noqa: S314 - our own
             case _:
                 pass
+    if wants_controller(root):
+        devices.append(ET.fromstring(SCSI_CONTROLLER))  # noqa: S314 - our own
     if any(isinstance(a, AddDisk | AddNic) for a in acts) and express(root):
         keep_free(root, SPARE_PORTS)
     _remember(root, remembered)
     return ET.tostring(root, encoding="unicode")
+
+
+def wants_controller(root: ET.Element) -> bool:
+    """Whether a disk is on SCSI without a controller: libvirt's own choice would be one that nothing here drives."""
+    on_scsi = any(_bus(d) == "scsi" for d in root.iterfind("devices/disk"))
+    return on_scsi and root.find("devices/controller[@type='scsi']") is None
 
 
 def rewired(nic: str, wanted: str) -> str:

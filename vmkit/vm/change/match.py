@@ -53,8 +53,8 @@ def disk_score(
         if a == b:
             return EQUAL
         plain = [msgspec.structs.replace(d, size=None, limits=DiskLimits(), image=None) for d in (a, b)]
-        shrinks = a.size is not None and b.size is not None and b.size < a.size
-        return ALIKE if plain[0] == plain[1] and not shrinks else POSSIBLE
+        # A smaller size is no sign of another disk: the smaller one is refused, and no disk is taken for another.
+        return ALIKE if plain[0] == plain[1] else POSSIBLE
 
     return score
 

@@ -37,6 +37,11 @@ def has_disk(device: str) -> Callable[[Shape], bool]:
     return lambda s: any(d.device == device for d in s.disks)
 
 
+def has_scsi(domain: Domain) -> bool:
+    """Whether a VM has a SCSI controller."""
+    return "<controller type='scsi'" in domain.xml()
+
+
 def has_nic(mac: str) -> Callable[[Shape], bool]:
     """Whether a VM has the NIC."""
     return lambda s: any(n.mac == mac for n in s.nics)

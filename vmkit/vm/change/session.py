@@ -18,7 +18,7 @@ from vmkit.system.journal import Entry, journalled
 from vmkit.vm import limiting, reservations, xml, xml_devices, xml_limits
 from vmkit.vm.change import plug, rollback
 from vmkit.vm.change.designing import design_of, dimm, limit_change, text_of, whole
-from vmkit.vm.change.edit import Parts, edited, rewired
+from vmkit.vm.change.edit import SCSI_CONTROLLER, Parts, edited, rewired
 from vmkit.vm.change.look import element_of, remembered
 from vmkit.vm.change.model import (
     AddDisk,
@@ -294,7 +294,10 @@ class _Session:
         blocks: int | None = 0
         for act in self.acts:
             match act:
-                case AddDisk(index, _, True):
+                case AddDisk(index, device, True):
+                    if device.startswith("sd") and not plug.has_scsi(domain):
+                        # It stays if the change is set back: the guest sees a controller without disks.
+                        hotplug.attach(domain, SCSI_CONTROLLER, live=True, config=False)
                     hotplug.attach(domain, self.disks[index], live=True, config=False)
                 case AddNic(index, _, True):
                     hotplug.attach(domain, self.nics[index], live=True, config=False)
