@@ -151,7 +151,7 @@ def test_a_picture_of_what_the_guest_shows(screen_vm: tuple[Client, Vm], tmp_pat
     data = target.read_bytes()
     width, height = struct.unpack(">II", data[16:24])
     assert (width, height) >= (640, 400)
-    assert any(pixels(data)[2]), "the kernel's messages should be on the screen"
+    assert any(pixels(data)[2]), "at least the words of the firmware should be on the screen"
 
 
 def test_a_vm_without_a_screen_says_so(client_h1: Client, micro: Image) -> None:

@@ -20,7 +20,7 @@ def console(context: Context, name: str, *, force: bool, history: bool) -> None:
     """
 
     def attached() -> None:
-        # Behind the history, where it is seen; and in case the terminal is raw and at the end of a line.
+        # Behind the history, where it is seen. The terminal is raw, and may be anywhere in a line.
         note(f"\r\n--- console of {name}: Ctrl-] detaches, Enter wakes a shell ---\r")
 
     how = context.client().console(name, force=force, history=history, attached=attached)

@@ -40,7 +40,7 @@ def attach(
     memory = vm.remembered()
     log = memory.console_log if memory else None
     joined = Joined(lambda: read_bytes(host, log) if log else b"", terminal.write_out)
-    with ConsoleStream(vm.domain, joined.feed, force=force) as console:
+    with ConsoleStream(vm.domain, joined.feed, force=force) as console, terminal.raw():
         if history and log:
             joined.begin()
         else:
