@@ -11,7 +11,12 @@ log() { echo "vmkit-identity: $*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 date -u -s "@$now" >/dev/null 2>&1
+# Without this the kernel goes on with the random numbers of the source, unless it heard of the copy by its generation ID:
+# what is written is mixed in, and RNDRESEEDCRNG (random(4)) has it used at once.
 printf '%s' "$seed" >/dev/urandom
+reseed 2>/dev/null || perl -e 'open F, ">/dev/urandom"; ioctl F, 0x5207, 0 or exit 1' 2>/dev/null ||
+  python3 -c 'import fcntl; fcntl.ioctl(open("/dev/urandom", "wb"), 0x5207)' 2>/dev/null ||
+  log "random numbers may repeat those of the source for a minute: neither perl nor python3 is there"
 
 old_name=$(hostname)
 hostname "$name"

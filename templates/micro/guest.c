@@ -6,6 +6,7 @@
  *   counter       prints the counter
  *   dirty         dirty SIZE [RATE] | stop | status
  *   edu-id        identification register of QEMU's "edu" PCI device
+ *   reseed        has the kernel draw a new key for its random numbers from what was written to /dev/urandom
  *   load-modules  load-modules LIST: the kernel modules named in the file LIST, one path a line, in that order
  *   load-drivers  load-drivers TABLE: those that the devices of the PCI bus need; a line of the file TABLE is the pattern
  *                 of a modalias and the paths of the modules for it, in order
@@ -21,6 +22,7 @@
 #include <fnmatch.h>
 #include <inttypes.h>
 #include <linux/input.h>
+#include <linux/random.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -30,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -485,6 +488,18 @@ static int edu_id(void)
 	return 0;
 }
 
+/* random(4), RNDRESEEDCRNG: without it what is written there tells after a minute at the earliest. */
+static int reseed(void)
+{
+	int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0 || ioctl(fd, RNDRESEEDCRNG)) {
+		perror("/dev/urandom");
+		return 1;
+	}
+	return 0;
+}
+
 /* A module whose hardware is absent, or that is there already, is no reason to stop. */
 static void load_module(const char *path)
 {
@@ -583,6 +598,8 @@ int main(int argc, char **argv)
 		return resident();
 	if (!strcmp(base, "edu-id"))
 		return edu_id();
+	if (!strcmp(base, "reseed"))
+		return reseed();
 	if (!strcmp(base, "load-modules"))
 		return argc == 2 ? load_modules(argv[1]) : 2;
 	if (!strcmp(base, "load-drivers"))

@@ -120,8 +120,8 @@ def _text(tag: str, text: object, **attributes: str) -> ET.Element:
 def _identity(design: Design, uuid: str) -> list[ET.Element]:
     elements = [_text("name", design.name), _text("uuid", uuid)]
     if design.domain_type in ("kvm", "qemu") and design.arch in ("x86_64", "i686"):
-        # Tells the guest's kernel that it was copied or reverted, so that its random numbers do not repeat. libvirt
-        # draws the number, and another one at each start from a saved memory (https://libvirt.org/formatdomain.html).
+        # Tells the guest's kernel (Windows, Linux with CONFIG_VMGENID) that it was copied or reverted, so that random
+        # numbers do not repeat. libvirt draws the number, and another one at each start from a saved memory.
         elements.append(ET.Element("genid"))
     return elements
 

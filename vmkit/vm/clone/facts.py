@@ -35,7 +35,6 @@ def gather(host: Host, domain: Domain) -> SourceFacts:
         domains=frozenset(d.name for d in host.domains()),
         qemu=host.hypervisor_version(),
         free=pool.free(),
-        genid="<genid" in xml,
         answers=guest.answers(domain) if state is DomainState.RUNNING else False,
     )
 

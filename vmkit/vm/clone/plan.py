@@ -56,7 +56,6 @@ class SourceFacts:
         domains: names that are taken on the host.
         qemu: version.
         free: bytes in the pool.
-        genid: whether the guest is told by its hypervisor that it is a copy.
     """
 
     name: str
@@ -70,7 +69,6 @@ class SourceFacts:
     domains: frozenset[str]
     qemu: tuple[int, int, int]
     free: int
-    genid: bool = True
     answers: bool = True
 
 
@@ -144,10 +142,6 @@ def decide(
     warnings = []
     if not facts.agent:
         warnings.append(f"{facts.name} has no guest agent: inside, a copy has its host name, machine-id and ssh keys")
-    if live and not facts.genid:
-        warnings.append(
-            f"{facts.name} has no generation ID, so its guest is not told that it was copied: random numbers may repeat"
-        )
     plan = _plan(facts, copies, live=live, full=full, inside=inside)
     return CloneDesign(live, copies, replace(plan, warnings=tuple(warnings)), inside)
 
