@@ -41,6 +41,25 @@ def delete_checkpoint(domain: Domain, name: str, *, only_name: bool = False) -> 
     return True
 
 
+def bitmaps(domain: Domain) -> dict[str, list[str]]:
+    """Names of the lasting bitmaps in the disks of a running domain, with the block nodes that each is in.
+
+    A migration takes bitmaps along in the disks, and leaves the checkpoints that they belong to behind (libvirt 11.3).
+    """
+    found: dict[str, list[str]] = {}
+    for node in domain.monitor("query-named-block-nodes", {"flat": True}):
+        for bitmap in node.get("dirty-bitmaps", ()):
+            if bitmap.get("persistent") and bitmap.get("name"):
+                found.setdefault(bitmap["name"], []).append(node["node-name"])
+    return found
+
+
+def remove_bitmap(domain: Domain, name: str) -> None:
+    """Remove a bitmap that belongs to no checkpoint, so that libvirt cannot, from the disks of a running domain."""
+    for node in bitmaps(domain).get(name, ()):
+        domain.monitor("block-dirty-bitmap-remove", {"node": node, "name": name})
+
+
 def begin(domain: Domain, xml: str, checkpoint: str | None) -> None:
     """Start a backup job and, in the same moment, a checkpoint. Returns when the job runs.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
@@ -90,6 +90,7 @@ class GuestFacts:
         passthrough_args: QEMU arguments that libvirt does not look into (qemu:commandline).
         hugepage_size: bytes of the largest page that its memory has to be; 0 where it does not, or the size is the
             host's own choice.
+        snapshots: how many libvirt knows of.
     """
 
     name: str
@@ -114,6 +115,7 @@ class GuestFacts:
     devices: tuple[str, ...]
     passthrough_args: bool
     hugepage_size: int = 0
+    snapshots: int = 0
 
 
 class Presence(enum.Enum):
@@ -199,7 +201,16 @@ def observe_guest(domain: Domain) -> GuestFacts:
     seen = sight(domain)
     if seen is None:
         raise NotFoundError(f"no VM named {domain.name} on {domain.host.uri}")
-    return parse_guest(domain.xml(), seen)
+    return replace(parse_guest(domain.xml(), seen), snapshots=_snapshots(domain))
+
+
+def _snapshots(domain: Domain) -> int:
+    from vmkit.hypervisor.snapshot import snapshots
+
+    try:
+        return len(snapshots(domain))
+    except UnsupportedError:  # a driver without
+        return 0
 
 
 def parse_guest(xml: str, seen: Sighting) -> GuestFacts:

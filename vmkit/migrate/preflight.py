@@ -274,6 +274,14 @@ def _name(c: Case) -> Iterator[Finding]:
         yield _ok("name", "name and uuid are free at the target")
 
 
+def _snapshots(c: Case) -> Iterator[Finding]:
+    """A VM that has snapshots is moved by no libvirt: the other host would not know of them."""
+    if c.guest.snapshots:
+        count = f"{c.guest.snapshots} snapshot{'s' if c.guest.snapshots > 1 else ''}"
+        fix = f"see them and delete them: vmkit snapshot list {c.guest.name}"
+        yield _no("snapshots", f"it has {count}, which libvirt does not take along", fix)
+
+
 def _devices(c: Case) -> Iterator[Finding]:
     for device in c.guest.devices:
         yield _no("devices", f"the VM holds a {device}, which cannot move", "detach it from the VM first")
@@ -282,5 +290,5 @@ def _devices(c: Case) -> Iterator[Finding]:
 
 
 CHECKS: Final[tuple[Callable[[Case], Iterator[Finding]], ...]] = (
-    *(_hosts, _state, _versions, _kind, _cpu, _name, _files, _networks, _room, _devices),
+    *(_hosts, _state, _versions, _kind, _cpu, _name, _files, _networks, _room, _snapshots, _devices),
 )

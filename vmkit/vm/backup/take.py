@@ -22,6 +22,7 @@ from vmkit.values import Bytes
 from vmkit.vm import guest
 from vmkit.vm.backup.decide import BackupFacts, Decision, backup_xml, checkpoint_xml, decide, mark_of, side_files
 from vmkit.vm.backup.manifest import Backup, DiskCopy, Extent
+from vmkit.vm.backup.marks import PREFIX
 from vmkit.vm.backup.store import Repository
 from vmkit.vm.describe import describe
 from vmkit.vm.snapshot.facts import busy
@@ -223,12 +224,20 @@ def undo(domain: Domain | None, repository: Repository, data: dict[str, Any]) ->
 
 
 def drop_old(domain: Domain, marks: tuple[str, ...] | list[str]) -> None:
-    """Delete checkpoints that no backup counts from any more. That they stay costs a little time, and nothing else."""
+    """Delete checkpoints that no backup counts from any more, and bitmaps that a migration left without theirs.
+
+    That they stay costs a little time, and nothing else.
+    """
     with contextlib.suppress(VmkitError):
-        there = calls.checkpoints(domain) if domain.state().active else []
+        if not domain.state().active:
+            return
+        there = calls.checkpoints(domain)
         for mark in there:
             if mark in marks:
                 calls.delete_checkpoint(domain, mark)
+        for name in calls.bitmaps(domain):
+            if name.startswith(PREFIX) and name not in there:
+                calls.remove_bitmap(domain, name)
 
 
 def _is_ours(domain: Domain, repository: Repository, identity: str) -> bool:

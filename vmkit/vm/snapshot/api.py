@@ -147,7 +147,7 @@ class Snapshots:
         """What `revert` would do."""
         from vmkit.vm.snapshot import decide, facts
 
-        return decide.revert(facts.gather(self._connect().domain(vm)), name, start=start).plan
+        return decide.revert(facts.gather(self._connect().domain(vm), deep=True), name, start=start).plan
 
     def revert(self, vm: str, name: str, *, start: bool = False, reporter: Reporter = silent) -> Reverted:
         """Bring a VM back to a snapshot, and see that it is so. What happened since is lost.
@@ -165,7 +165,7 @@ class Snapshots:
         from vmkit.vm.snapshot import decide, facts, perform
 
         domain = self._connect().domain(vm)
-        decision = decide.revert(facts.gather(domain), name, start=start)
+        decision = decide.revert(facts.gather(domain, deep=True), name, start=start)
         seconds, seen = perform.go_back(domain, decision, reporter)
         return Reverted(domain.name, name, domain.state().value, seconds, seen, decision.plan.warnings)
 

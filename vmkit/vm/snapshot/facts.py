@@ -65,9 +65,15 @@ def listing(domain: Domain) -> tuple[Snapshot, ...]:
     return in_order([parse(s.xml, current=s.current) for s in calls.snapshots(domain)])
 
 
-def gather(domain: Domain) -> SnapshotFacts:
-    """Look at a VM. Nothing is changed."""
+def gather(domain: Domain, *, deep: bool = False) -> SnapshotFacts:
+    """Look at a VM. Nothing is changed.
+
+    Args:
+        domain: the VM.
+        deep: look into the disks too, for marks that no checkpoint tells of.
+    """
     from vmkit.image.place import POOL
+    from vmkit.vm.backup import marks
     from vmkit.vm.metadata import NAMESPACE, remembered_in
 
     info = domain.info()
@@ -95,7 +101,7 @@ def gather(domain: Domain) -> SnapshotFacts:
         assigned=len(root.findall("devices/hostdev")) + len(root.findall("devices/interface[@type='hostdev']")),
         snapshots=in_order(parsed),
         files={p.name: files_of(s.xml) for p, s in zip(parsed, found, strict=True)},
-        checkpoints=tuple(backup.checkpoints(domain)),
+        checkpoints=marks.found(domain) if deep else tuple(backup.checkpoints(domain)),
         volumes=memory.volumes if memory else None,
         pool=pool,
     )
