@@ -249,11 +249,14 @@ def test_the_commands(client: Client, tmp_path: Path) -> None:
     assert "x: is w now" in run("rename", "x", "w")
 
 
-def test_edit(client: Client, tmp_path: Path) -> None:
+def test_edit(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     editor = tmp_path / "editor"
     editor.write_text("#!/bin/sh\nsed -i 's/^name: x/&\\nvcpus: 2/' \"$1\"\n")
     editor.chmod(0o755)
     assert "vcpus 1 -> 2" in run("edit", "x", EDITOR=str(editor), VISUAL=str(editor))
     editor.write_text("#!/bin/sh\nsed -i 's/^name: x/name: q/' \"$1\"\n")
     assert "the name has to stay" in run("edit", "x", code=2, EDITOR=str(editor), VISUAL=str(editor))
+    (kept,) = tmp_path.glob("vmkit-edit-*.yaml")
+    assert "name: q" in kept.read_text()
     assert "nothing was changed" in run("edit", "x", EDITOR="true", VISUAL="true")

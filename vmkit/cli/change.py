@@ -9,7 +9,7 @@ import click
 
 from vmkit.cli.context import Context
 from vmkit.cli.render import emit, note, output_option, progress, show_plan
-from vmkit.errors import SpecError
+from vmkit.errors import SpecError, VmkitError
 from vmkit.values import parse_duration
 
 if TYPE_CHECKING:
@@ -104,11 +104,25 @@ def edit(context: Context, /, name: str, *, plan: bool, **far: Any) -> None:
         return
     try:
         wanted = yaml.safe_load(text)
+        if not isinstance(wanted, dict) or wanted.get("name") != name:
+            raise SpecError("the name has to stay", path="name", hint=f"vmkit rename {name} NEW gives it another one")
+        _change(context, name, lambda _plain, _have: wanted, plan, far)
     except yaml.YAMLError as e:
-        raise SpecError(f"not YAML: {str(e).splitlines()[0]}", hint=f"vmkit edit {name} begins anew") from e
-    if not isinstance(wanted, dict) or wanted.get("name") != name:
-        raise SpecError("the name has to stay", path="name", hint=f"vmkit rename {name} NEW gives it another one")
-    _change(context, name, lambda _plain, _have: wanted, plan, far)
+        raise SpecError(f"not YAML: {str(e).splitlines()[0]}", hint=_kept(text)) from e
+    except VmkitError as e:
+        e.details = (*e.details, _kept(text))
+        raise
+
+
+def _kept(text: str) -> str:
+    """What somebody has written is not lost."""
+    import os
+    import tempfile
+
+    fd, path = tempfile.mkstemp(prefix="vmkit-edit-", suffix=".yaml")
+    with os.fdopen(fd, "w") as f:
+        f.write(text)
+    return f"what you wrote is in {path}; mended, vmkit apply -f {path} takes it"
 
 
 @click.command(name="set")

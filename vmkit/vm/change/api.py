@@ -169,9 +169,9 @@ class Changes:
             for vm in vms:
                 _refuse_recreation(vm)
         if tell:
-            tell([*networks, *(_difference(v) for v in vms)])
+            tell([*networks, *(_difference(v, chosen) for v in vms)])
         done = [self._apply_network(n, reporter) for n in document.networks]
-        self._prepare(vms, reporter, warn=tell is None)
+        self._prepare(vms, chosen, reporter, warn=tell is None)
         made = self._create([v.spec for v in vms if v.domain is None], chosen, reporter)
         return [*done, *(made.get(v.spec.name) or self._bring(v, chosen, reporter) for v in vms)]
 
@@ -205,18 +205,22 @@ class Changes:
         wanted = parse(edit(dump(have.spec), have))
         (vm,) = self._vms([wanted])
         if plan:
-            return _difference(vm)
+            return _difference(vm, chosen)
         if not chosen.recreate:
             _refuse_recreation(vm)
-        self._prepare([vm], reporter)
+        self._prepare([vm], chosen, reporter)
         return self._bring(vm, chosen, reporter)
 
     def spec(self, name: str) -> dict[str, Any]:
         """The spec of a VM as plain data, as a file for `apply` would have it. Secrets are replaced by their digest."""
-        from vmkit.vm.change.look import look
-        from vmkit.vm.spec import dump
+        import msgspec
 
-        return dump(look(self._connect().domain(name)).spec)
+        from vmkit.values import to_plain
+        from vmkit.vm.change.look import look
+
+        spec = look(self._connect().domain(name)).spec
+        plain: dict[str, Any] = to_plain(msgspec.to_builtins(spec, enc_hook=_exactly, str_keys=True))
+        return plain
 
     def rename(self, name: str, new: str, *, restart: bool = False, deadline: float = 90.0) -> str:
         """Give a VM another name; returns what else was changed, in words.
@@ -278,7 +282,7 @@ class Changes:
             found.append(vm)
         return found
 
-    def _prepare(self, vms: Sequence[_Vm], reporter: Reporter, *, warn: bool = True) -> None:
+    def _prepare(self, vms: Sequence[_Vm], options: Options, reporter: Reporter, *, warn: bool = True) -> None:
         from vmkit.vm.change.session import prepare
 
         for vm in vms:
@@ -286,7 +290,7 @@ class Changes:
                 _refuse_saved(vm.domain)
                 if not vm.delta.recreate:
                     vm.ready = prepare(vm.domain, vm.have, vm.delta, reporter)
-                for text in vm.delta.warnings if warn else ():
+                for text in _warnings(vm.delta, vm.have, options) if warn else ():
                     reporter(Note(text, warning=True))
 
     def _create(self, specs: Sequence[VmSpec], options: Options, reporter: Reporter) -> dict[str, Applied]:
@@ -370,7 +374,16 @@ def _rows(delta: Delta) -> tuple[Row, ...]:
     return tuple(Row(c.path, c.old, c.new, c.effect.value, c.reason) for c in delta.changes)
 
 
-def _difference(vm: _Vm) -> Difference:
+def _warnings(delta: Delta, have: Have, options: Options) -> tuple[str, ...]:
+    """What becomes of the data of disks that go."""
+    said = []
+    for volume, free in _volumes_of_gone(delta, have).items():
+        gone = options.delete_disks and free
+        said.append(f"{delta.name}: the data in the volume {volume} {'is deleted' if gone else 'stays there'}")
+    return tuple(said)
+
+
+def _difference(vm: _Vm, options: Options | None = None) -> Difference:
     if vm.delta is None or vm.have is None:
         return Difference(vm.spec.name, "vm", "create")
     delta = vm.delta
@@ -382,7 +395,9 @@ def _difference(vm: _Vm) -> Difference:
         action = "start"
     else:
         action = "reboot" if delta.pending else "none"
-    return Difference(delta.name, "vm", action, _rows(delta), delta.pending, delta.warnings)
+    return Difference(
+        delta.name, "vm", action, _rows(delta), delta.pending, _warnings(delta, vm.have, options or Options())
+    )
 
 
 def _pending(delta: Delta) -> tuple[str, ...]:
@@ -417,6 +432,12 @@ def _refuse_saved(domain: Domain) -> None:
             f"the memory of {domain.name} is saved, and goes on with the VM as it was",
             hint=f"vmkit restore {domain.name} lets it go on; then it can be changed",
         )
+
+
+def _exactly(size: Any) -> str | int:
+    """A size as a person would write it; a number of bytes where it has to be one."""
+    text = str(size)
+    return text if "." not in text else int(size)
 
 
 def _short(value: object) -> str:

@@ -48,11 +48,11 @@ _TAPS: Final = ("network", "bridge")
 _NO_PORT: Final = "no PCI Express port of it is free"
 
 
-def diff_disks(want: VmSpec, have: Have, add: Add) -> tuple[tuple[DiskSpec, ...], tuple[DiskSpec, ...], list[str]]:
+def diff_disks(want: VmSpec, have: Have, add: Add) -> tuple[tuple[DiskSpec, ...], tuple[DiskSpec, ...]]:
     """Differences of the disks.
 
     Returns:
-        The disks to remember for the definition, those for what runs, and warnings.
+        The disks to remember for the definition, and those for what runs.
 
     Raises:
         SpecError: a disk would become smaller.
@@ -65,14 +65,13 @@ def diff_disks(want: VmSpec, have: Have, add: Add) -> tuple[tuple[DiskSpec, ...]
     boot = bool(old) and backing_of(have.spec, old[0], 0, image_disk=have.image_disk) is not None
     if boot and by_old.get(0) != 0:
         add("disks[0]", _disk(old[0]), _disk(new[0]) if new else "-", Effect.RECREATE, "it is the disk of the image")
-        return want.disks, have.running.disks if have.running else (), []
+        return want.disks, have.running.disks if have.running else ()
     after: list[DiskSpec] = []
     running: list[DiskSpec] = []
-    warnings: list[str] = []
     for h, disk in enumerate(old):
         shape = shapes[h]
         if h not in by_old:
-            stays = _gone(h, disk, shape, have, add, warnings)
+            stays = _gone(h, disk, shape, have, add)
             running += [disk] if stays else []
             continue
         changed = new[by_old[h]]
@@ -96,22 +95,19 @@ def diff_disks(want: VmSpec, have: Have, add: Add) -> tuple[tuple[DiskSpec, ...]
         after.append(disk)
         running += [disk] if live else []
     plain = tuple(after) if want.disks or len(after) != 1 or after[0] != DiskSpec() else ()
-    return plain, tuple(running) if plain != tuple(running) else plain, warnings
+    return plain, tuple(running) if plain != tuple(running) else plain
 
 
-def _gone(h: int, disk: DiskSpec, shape: DiskShape | None, have: Have, add: Add, warnings: list[str]) -> bool:
+def _gone(h: int, disk: DiskSpec, shape: DiskShape | None, have: Have, add: Add) -> bool:
     """A disk that goes. Whether what runs keeps it for now."""
     if shape is None:
         add(f"disks[{h}]", _disk(disk), "-", Effect.LIVE, "the VM has lost it already")
         return False
-    name = (shape.source or "").rpartition("/")[2]
     live = have.live is not None and shape.bus in _HOT_NAMES and shape.device in {d.device for d in have.live.disks}
     effect = Effect.LIVE if live or have.live is None else Effect.REBOOT
     reason = "the guest has to let go of it" if live else f"a disk on {shape.bus} cannot go while it runs"
     act = RemoveDisk(shape.device, shape.source, live)
     add(f"disks[{h}]", f"{shape.device} {_disk(disk)}", "-", effect, reason, act)
-    if name in have.volumes:
-        warnings.append(f"{shape.device} of {have.name}: its data stays in the volume {name}")
     return effect is Effect.REBOOT
 
 

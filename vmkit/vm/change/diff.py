@@ -77,7 +77,7 @@ def compare(want: VmSpec, have: Have) -> Delta:
     if want.autostart != have.autostart:
         found.add("autostart", have.autostart, want.autostart, Effect.LIVE, "", SetAutostart(want.autostart))
     _size(found)
-    disks, running_disks, warnings = diff_disks(want, have, found.add)
+    disks, running_disks = diff_disks(want, have, found.add)
     nics, running_nics = diff_nics(want, have, found.add)
     spec = msgspec.structs.replace(want, disks=disks, nics=nics)
     running = None
@@ -86,7 +86,7 @@ def compare(want: VmSpec, have: Have) -> Delta:
         running = msgspec.structs.replace(spec, disks=running_disks, nics=running_nics, **kept)
         earlier = _pending(have)
         running = _older(running, have.running, earlier, {c.path.partition("[")[0] for c in found.changes})
-    return Delta(have.name, tuple(found.changes), spec, running, _pending(have), tuple(warnings))
+    return Delta(have.name, tuple(found.changes), spec, running, _pending(have))
 
 
 def _pending(have: Have) -> tuple[str, ...]:

@@ -171,7 +171,6 @@ class Delta:
         spec: what its definition will have been made from.
         running: what the process that runs will correspond to; None if it is shut off.
         pending: fields that were changed earlier, and take effect when it is shut down and started.
-        warnings: what the user should know beforehand.
     """
 
     name: str
@@ -179,7 +178,6 @@ class Delta:
     spec: VmSpec
     running: VmSpec | None
     pending: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
     @property
     def recreate(self) -> bool:
