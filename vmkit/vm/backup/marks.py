@@ -34,7 +34,7 @@ done
 _FIND: Final = """\
 for disk in {disks}; do
   qemu-img info -U --backing-chain --output=json "$disk" 2>/dev/null |
-    sed -n '/"bitmaps": \\[/,/\\]/s/^ *"name": "\\([^"]*\\)".*/\\1/p'
+    grep -B1 '"granularity"' | sed -n 's/^ *"name": "\\([^"]*\\)".*/\\1/p'
 done | sort -u
 """
 
