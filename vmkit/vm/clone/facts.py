@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from vmkit.errors import NotFoundError
+from vmkit.errors import NotFoundError, UnsupportedError
 from vmkit.hypervisor.domain import Domain, DomainState
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.volume import Pool
@@ -16,7 +16,13 @@ from vmkit.vm.clone.plan import SourceDisk, SourceFacts
 
 
 def gather(host: Host, domain: Domain) -> SourceFacts:
-    """Look at a VM and its host."""
+    """Look at a VM and its host.
+
+    Raises:
+        UnsupportedError: the host is not QEMU's.
+    """
+    if host.driver != "QEMU":
+        raise UnsupportedError(f"{host.uri} is driven by {host.driver}; only QEMU's VMs are copied")
     state = domain.state()
     xml = domain.xml(inactive=True, secure=True)
     remembered = memory_of(xml)

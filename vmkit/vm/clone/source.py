@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Final
 from xml.etree import ElementTree as ET
 
 from vmkit.hypervisor.capture import capture, merge
@@ -12,7 +13,11 @@ from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.hotplug import set_metadata
 from vmkit.hypervisor.volume import Pool
+from vmkit.system.clock import Deadline
 from vmkit.vm.metadata import NAMESPACE, remembered_in, to_text
+
+PATIENCE: Final = 600.0
+"""Seconds that the saving of a memory may go on after its client died."""
 
 
 @contextlib.contextmanager
@@ -45,6 +50,9 @@ def settle(host: Host, pool: Pool, uuid: str, overlays: Mapping[str, str]) -> li
     """
     domain = next((d for d in host.domains() if d.uuid == uuid), None)
     active = domain is not None and domain.state().active
+    if domain is not None and active:
+        # libvirt carries on with what a client began that has died since; only then is it known what the disks are on.
+        Deadline(PATIENCE).wait_for(f"libvirt still saves the memory of {domain.name}", lambda: domain.job() is None)
     folder = pool.folder
     said: list[str] = []
     pool.refresh()
