@@ -80,9 +80,11 @@ WRONG = [
     (["wait", "test", "--for", "godot"], 2, "--for: 'godot' is nothing to wait for"),
     (["log", "test"], 3, "not logged"),
     (["apply", "-f", "/nowhere.yaml"], 2, "No such file"),
-    (["frobnicate"], 2, "No such command"),
-    (["list", "--frob"], 2, "No such option"),
-    (["delete"], 2, "Missing argument"),
+    (["frobnicate"], 2, "error: no such command 'frobnicate'"),
+    (["list", "--frob"], 2, "error: no such option"),
+    (["delete"], 2, "NAME"),
+    (["show"], 2, "error: missing argument 'NAME'\nhint: see vmkit show --help"),
+    (["list", "-o", "xml"], 2, "hint: see vmkit list --help"),
 ]
 
 

@@ -99,19 +99,25 @@ def test_the_way_to_a_screen_of_another_machine(uri: str, screen: Screen, expect
     assert tunnel(uri, screen) == expected
 
 
-def pixels(png: bytes) -> tuple[int, int, bytes]:
-    """Size and RGB bytes of a PNG, by the format's own description (https://www.w3.org/TR/png-3/)."""
+def chunks(png: bytes) -> dict[bytes, bytes]:
+    """The parts of a PNG by their kinds, by the format's own description (https://www.w3.org/TR/png-3/)."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    at, chunks = 8, {}
+    at, found = 8, {}
     while at < len(png):
         length, kind = struct.unpack(">I4s", png[at : at + 8])
         body = png[at + 8 : at + 8 + length]
         assert struct.unpack(">I", png[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
-        chunks[kind] = body
+        found[kind] = found.get(kind, b"") + body
         at += 12 + length
-    width, height, depth, colour, *_ = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    return found
+
+
+def pixels(png: bytes) -> tuple[int, int, bytes]:
+    """Size and RGB bytes of a PNG whose lines are not filtered."""
+    parts = chunks(png)
+    width, height, depth, colour, *_ = struct.unpack(">IIBBBBB", parts[b"IHDR"])
     assert (depth, colour) == (8, 2)
-    raw = zlib.decompress(chunks[b"IDAT"])
+    raw = zlib.decompress(parts[b"IDAT"])
     rows = [raw[i * (width * 3 + 1) :][: width * 3 + 1] for i in range(height)]
     assert all(row[0] == 0 for row in rows)
     return width, height, b"".join(row[1:] for row in rows)

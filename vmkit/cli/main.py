@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from vmkit.cli.context import Context
-from vmkit.errors import VmkitError
+from vmkit.errors import SpecError, VmkitError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -207,6 +207,15 @@ def fail(error: VmkitError) -> int:
     return error.exit_code
 
 
+def _wrong_usage(error: click.ClickException) -> VmkitError:
+    """What click says of a command line that is wrong, in the form of every other error."""
+    text, near, names = " ".join(error.format_message().split()).partition(" Did you mean ")
+    text = text.removesuffix(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"see {context.command_path} --help" if context else None
+    return SpecError(text[:1].lower() + text[1:], hint=f"did you mean {names}" if near else hint)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Exits with the code that errors.py gives to each kind of error."""
     if os.environ.get("_VMKIT_COMPLETE"):  # a shell asks: see vmkit/cli/completion.py
@@ -220,8 +229,11 @@ def main(argv: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         code = 130
     except click.ClickException as e:
-        e.show()
-        code = e.exit_code
+        if type(e).__name__ == "NoArgsIsHelpError":  # since click 8.2: a group alone; its message is the help
+            e.show()
+            code = e.exit_code
+        else:
+            code = fail(_wrong_usage(e))
     except VmkitError as e:
         code = fail(e)
     except KeyboardInterrupt:
