@@ -75,7 +75,7 @@ class Probes:
 
     def ssh(self) -> str:
         """Address and port of an ssh server that has sent its greeting; '' for none."""
-        found = self._connected(22)
+        found = self._connected(22, greets=True)
         if found is None:
             return ""
         where, banner = found
@@ -86,10 +86,10 @@ class Probes:
 
     def port(self, number: int) -> str:
         """Where a TCP port of the guest takes connections; '' if it does not."""
-        found = self._connected(number)
+        found = self._connected(number, greets=False)
         return found[0] if found else ""
 
-    def _connected(self, number: int) -> tuple[str, str | None] | None:
+    def _connected(self, number: int, *, greets: bool) -> tuple[str, str | None] | None:
         """Where a port took a connection, and the first line that came; None for the line where nobody connected."""
         self.pause, self._said = _SLOW, ()
         if self._address is None and not self.address():
@@ -103,14 +103,14 @@ class Probes:
             except UnsupportedError:
                 return self._inside(number, at)
             return (f"{at.ip}:{number}", opened.banner) if opened else None
-        return self._through(number, at)
+        return self._through(number, at) if greets else self._inside(number, at)
 
     def _through(self, number: int, at: Address) -> tuple[str, str | None] | None:
-        """A port of a guest on a user network: QEMU takes every connection to a forward, only a greeting is proof."""
+        """A server that greets, on a user network: QEMU takes each connection to a forward, so the greeting is proof."""
         assert self._finder is not None  # noqa: S101 - address() has made it
         texts = [text for nic in self._finder.nics for text in nic.forwards]
         ways = [f for f in map(forward.parse, texts) if f.protocol == "tcp" and f.guest_port == number]
-        if number == 22 and ways:
+        if ways:
             way = ways[0]
             to = "127.0.0.1" if way.address == "0.0.0.0" else way.address  # noqa: S104 - compared, not bound
             opened = reach.port(self.domain.host, to, way.host_port)
