@@ -13,6 +13,7 @@ from vmkit.image.manifest import Image, ImageKind
 from vmkit.image.place import file_name, place
 from vmkit.image.prune import Leftover
 from vmkit.vm.machine import Vm
+from vmkit.vm.readiness import Layer
 
 NAME = "of-an-image"
 
@@ -67,7 +68,7 @@ def test_an_image_that_went_out_and_came_back(client_h1: Client, micro: Image, v
     images.delete("copied")
     vm.stop(force=True)
     vm.start()
-    vm.wait(deadline=300)
+    vm.wait(layers=[Layer.AGENT], deadline=300)  # without its image nobody knows what else it should wait for
     assert int(vm.guest_exec(["counter"]).stdout) > 0
     images.delete("blank")
 
