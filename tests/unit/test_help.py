@@ -110,6 +110,14 @@ def test_the_environment_variables_are_all_named() -> None:
     assert used <= set(re.findall(r"[A-Z]+_[A-Z_]+", text))
 
 
+def test_all_that_can_be_waited_for_is_named() -> None:
+    from vmkit.vm.readiness import Layer
+
+    text = printed("waiting")
+    for layer in Layer:
+        assert re.search(rf"^    {layer.value}\b", text, re.MULTILINE), layer
+
+
 def test_the_manual_page_has_every_command_and_groff_takes_it() -> None:
     text = page(click.Context(cli, info_name="vmkit"))
     for name in COMMANDS:
