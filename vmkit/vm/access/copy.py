@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from vmkit.errors import EffectError, NotFoundError, RefusedError, SpecError
+from vmkit.errors import EffectError, NotFoundError, RefusedError, SpecError, VmkitError
 from vmkit.progress import Advanced, Finished, Note, Reporter, Started, silent
 from vmkit.system import openssh
 from vmkit.system.clock import stopwatch
@@ -193,9 +193,11 @@ def _send_file(way: Way, source: Path, there: str, advance: _Advance) -> int:
             half = _beside(there)
             try:
                 way.put(f, half, advance)
-            except BaseException:
+            except BaseException as e:
                 with contextlib.suppress(Exception):
                     way.run(["rm", "-f", "--", half])
+                if isinstance(e, VmkitError):
+                    e.message = e.message.replace(half, there)  # the name that was asked for
                 raise
     except OSError as e:
         raise RefusedError(f"cannot read {quoted(str(source))}: {e.strerror}") from e
