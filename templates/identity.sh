@@ -86,6 +86,7 @@ by_hand() { # CARD ADDRESS GATEWAY
 }
 
 network() {
+  [ ! -x /etc/udhcpc ] || killall -q udhcpc # it would ask for the old address again
   for word in $changed; do
     plugged "${word%%=*}"
   done
@@ -108,9 +109,6 @@ network() {
   fi
 }
 
-if [ -x /etc/udhcpc ] && have killall; then
-  killall -q udhcpc
-fi
 if ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1; then
   rm -f /etc/ssh/ssh_host_*
   ssh-keygen -q -A

@@ -151,7 +151,7 @@ def captured(host: Host, pool: Pool, facts: SourceFacts, memory: str) -> Moment:
     if remembered is None:
         raise RefusedError(f"{facts.name} was made by another tool")
     console = read_or_nothing(host, remembered.console_log, last=moments.CONSOLE_LIMIT)
-    return Moment(memory, moments.read_head(pool, memory), facts.xml, remembered, console.encode())
+    return Moment(memory, moments.read_head(host, pool, memory), facts.xml, remembered, console.encode())
 
 
 def copy_disks(pool: Pool, copy: Copy) -> None:

@@ -14,7 +14,7 @@ from vmkit.hypervisor.capture import restore_paused, set_links
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.volume import Pool
-from vmkit.system.files import copy_with_head
+from vmkit.system.files import copy_with_head, write_atomic
 from vmkit.vm import reservations
 from vmkit.vm.clone.identity import rewritten
 from vmkit.vm.clone.inside import take_identity
@@ -46,8 +46,12 @@ class Moment:
     console: bytes
 
 
-def read_head(pool: Pool, volume: str) -> SaveHead:
+def read_head(host: Host, pool: Pool, volume: str) -> SaveHead:
     """The head of a file of saved memory in a pool. Raises as `SaveHead.parse`."""
+    if local(host, pool):
+        with (pool.folder / volume).open("rb") as f:
+            start = f.read(HEADER.size)
+            return SaveHead.parse(start + f.read(head_length(start) - HEADER.size))
     length = head_length(pool.read_at(volume, 0, HEADER.size))
     return SaveHead.parse(pool.read_at(volume, 0, length))
 
@@ -93,7 +97,7 @@ def start(
     """
     reservations.sync(domain)
     if moment.console:
-        put(pool, log_name(copy.name), moment.console)
+        put(host, pool, log_name(copy.name), moment.console)
     head = moment.head.packed(_rewritten(pool, moment, copy, moment.head.xml, moved))
     name = moment.memory if consume else memory_file(copy)
     if consume:
@@ -113,8 +117,11 @@ def start(
     set_links(domain, up=True)
 
 
-def put(pool: Pool, name: str, data: bytes) -> None:
+def put(host: Host, pool: Pool, name: str, data: bytes) -> None:
     """Make a raw volume with this content."""
+    if local(host, pool):
+        write_atomic(pool.folder / name, data, mode=0o600)
+        return
     if pool.path(name) is not None:
         pool.delete(name)
     pool.create(raw_xml(name, len(data)))

@@ -249,7 +249,7 @@ def start(
     with working(host, design.image.name, first_entry(host, design.copies)) as (entry, checkpoint):
         placed = place(host, design.image, reporter)
         pool = ensure_pool(host)
-        moment = _moment(pool, design, placed)
+        moment = _moment(host, pool, design, placed)
         ledger = Ledger(entry)
         entry.advance("copies")
 
@@ -272,12 +272,12 @@ def start(
     return outcome
 
 
-def _moment(pool: Pool, design: WarmDesign, placed: Placed) -> Moment:
+def _moment(host: Host, pool: Pool, design: WarmDesign, placed: Placed) -> Moment:
     remembered = memory_of(design.saved.xml)
     assert remembered is not None  # noqa: S101 - `decide` looked
     assert placed.memory is not None  # noqa: S101 - the image has one
     volume = placed.memory.rpartition("/")[2]
-    head = moments.read_head(pool, volume)
+    head = moments.read_head(host, pool, volume)
     console = design.saved.console.encode()
     return Moment(volume, head, design.saved.xml, replace(remembered, image=design.image.name), console)
 
