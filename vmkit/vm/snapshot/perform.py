@@ -157,16 +157,19 @@ def verify(domain: Domain, decision: Revert) -> tuple[str, ...]:
 
 
 def keep_volumes(domain: Domain, before: Remembered | None) -> None:
-    """Go on remembering the disks that vmkit made since: a revert brings the older definition back, and `delete` has to
-    know of them.
+    """Go on remembering the volumes that vmkit made since, and the name that the VM has now.
+
+    A revert brings the older definition back, and `delete` has to know of what is newer.
     """
     now = remembered(domain)
     if before is None or now is None:
         return
-    volumes = tuple(dict.fromkeys([*now.volumes, *before.volumes]))
-    if volumes != now.volumes:
+    log = before.console_log  # a VM that was renamed since got another
+    newer = [*before.volumes, *([log] if log and log != now.console_log else [])]
+    volumes, spec = tuple(dict.fromkeys([*now.volumes, *newer])), {**now.spec, "name": domain.name}
+    if (volumes, spec) != (now.volumes, now.spec):
         made = ET.Element("vm")
-        made.text = to_text(replace(now, volumes=volumes))
+        made.text = to_text(replace(now, volumes=volumes, spec=spec))
         set_metadata(domain, ET.tostring(made, encoding="unicode"), prefix=PREFIX, namespace=NAMESPACE)
 
 
