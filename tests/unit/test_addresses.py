@@ -80,6 +80,7 @@ def test_addresses_that_the_guest_made_itself_are_not_the_vms() -> None:
         (f"alive\n192.0.2.5 dev virbr0 lladdr {A} REACHABLE\n", True),
         (f"alive\n192.0.2.5 dev virbr0 lladdr {A} STALE\n", True),
         (f"192.0.2.5 dev virbr0 lladdr {A} REACHABLE\n", True),
+        (f"192.0.2.5 dev virbr0 lladdr {A} REACHABLE \n", True),  # as iproute2 6.1 prints it
         (f"192.0.2.5 dev virbr0 lladdr {A} STALE\n", False),
         (f"alive\n192.0.2.5 dev virbr0 lladdr {B} REACHABLE\n", False),
         ("192.0.2.5 dev virbr0 FAILED\n", False),

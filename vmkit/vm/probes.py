@@ -106,7 +106,7 @@ class Probes:
         return self._through(number, at) if greets else self._inside(number, at)
 
     def _through(self, number: int, at: Address) -> tuple[str, str | None] | None:
-        """A server that greets, on a user network: QEMU takes each connection to a forward, so the greeting is proof."""
+        """A server that greets, on a user network: QEMU takes each connection to a forward, a greeting is proof."""
         assert self._finder is not None  # noqa: S101 - address() has made it
         texts = [text for nic in self._finder.nics for text in nic.forwards]
         ways = [f for f in map(forward.parse, texts) if f.protocol == "tcp" and f.guest_port == number]

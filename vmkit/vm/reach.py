@@ -44,7 +44,7 @@ def answers(host: Host, ip: str, mac: str) -> bool | None:
 
 def judge(text: str, mac: str) -> bool:
     """Read the script's answer: `alive` and a line of `ip neigh`. Another owner of the address does not count."""
-    neighbour = re.search(r"lladdr (\S+)(?: .*)? (\S+)$", text, re.MULTILINE)
+    neighbour = re.search(r"lladdr (\S+)(?: .*)? (\S+) *$", text, re.MULTILINE)
     if neighbour:
         return neighbour[1].lower() == mac and ("alive" in text.split() or neighbour[2] == "REACHABLE")
     return "alive" in text.split()
