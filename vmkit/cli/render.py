@@ -132,6 +132,20 @@ def show_plan(plan: Plan, output: str = "table") -> None:
         note(text, warning=True)
 
 
+def each(names: tuple[str, ...], act: Callable[[str], str]) -> None:
+    """Do it for every name; an error with one does not keep the others from their turn, and is raised at the end."""
+    failed: VmkitError | None = None
+    for name in names:
+        try:
+            click.echo(f"{name}: {act(name)}")
+        except VmkitError as e:
+            if failed is not None or len(names) > 1:
+                note(e.message + (f" ({e.hint})" if e.hint else ""), warning=True)
+            failed = failed or e
+    if failed is not None:
+        raise failed
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Reporter]:
     """A reporter that draws with rich on stderr if that is a terminal; notes are printed either way."""

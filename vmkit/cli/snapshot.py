@@ -6,7 +6,6 @@ import click
 
 from vmkit.cli import render
 from vmkit.cli.context import Context
-from vmkit.cli.vm import _each as each
 from vmkit.values import show_duration
 
 COLUMNS = [
@@ -133,7 +132,7 @@ def save(ctx: Context, names: tuple[str, ...], *, drop: bool) -> None:
         with render.progress() as reporter:
             return f"saved, {show_duration(snapshots.save(name, reporter=reporter))}"
 
-    each(names, act)
+    render.each(names, act)
 
 
 @click.command()
@@ -147,7 +146,7 @@ def restore(ctx: Context, names: tuple[str, ...]) -> None:
             seconds = ctx.client().snapshots.restore(name, reporter=reporter)
         return f"{ctx.client().vms.get(name).state.value}, {show_duration(seconds)}"
 
-    each(names, act)
+    render.each(names, act)
 
 
 def _plain(value: object) -> dict[str, object]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmkit.cli.context import Context
-from vmkit.cli.render import Wide, emit, note, output_option, progress, show_plan
+from vmkit.cli.render import Wide, each, emit, note, output_option, progress, show_plan
 from vmkit.cli.spec_flags import spec_of, spec_options
 from vmkit.cli.wait import ready_text, show_steps
-from vmkit.errors import SpecError, VmkitError
+from vmkit.errors import SpecError
 from vmkit.values import Bytes, parse_duration
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def start(context: Context, names: tuple[str, ...], *, wait: bool, deadline: str
             ready = vm.wait(deadline=seconds, reporter=reporter) if wait else None
         return ("running" if began else "runs already") + ready_text(ready)
 
-    _each(names, act)
+    each(names, act)
 
 
 @click.command()
@@ -166,7 +165,7 @@ def stop(context: Context, names: tuple[str, ...], *, force: bool, deadline: str
         done = context.client().vms.get(name).stop(force=force, deadline=seconds)
         return "shut off" if done else "is shut off already"
 
-    _each(names, act)
+    each(names, act)
 
 
 @click.command()
@@ -180,7 +179,7 @@ def reboot(context: Context, names: tuple[str, ...], *, force: bool) -> None:
         context.client().vms.get(name).reboot(force=force)
         return "reset" if force else "asked to reboot"
 
-    _each(names, act)
+    each(names, act)
 
 
 @click.command()
@@ -188,7 +187,7 @@ def reboot(context: Context, names: tuple[str, ...], *, force: bool) -> None:
 @click.pass_obj
 def pause(context: Context, names: tuple[str, ...]) -> None:
     """Let the vCPUs of VMs stand still."""
-    _each(names, lambda name: "paused" if context.client().vms.get(name).pause() else "is paused already")
+    each(names, lambda name: "paused" if context.client().vms.get(name).pause() else "is paused already")
 
 
 @click.command()
@@ -196,7 +195,7 @@ def pause(context: Context, names: tuple[str, ...]) -> None:
 @click.pass_obj
 def resume(context: Context, names: tuple[str, ...]) -> None:
     """Let paused VMs run again."""
-    _each(names, lambda name: "running" if context.client().vms.get(name).resume() else "runs already")
+    each(names, lambda name: "running" if context.client().vms.get(name).resume() else "runs already")
 
 
 @click.command()
@@ -209,7 +208,7 @@ def delete(context: Context, names: tuple[str, ...], *, every: bool, force: bool
     if every == bool(names):
         raise SpecError("name the VMs, or say --all", path="NAME", hint="vmkit delete NAME..., or vmkit delete --all")
     if not every:
-        _each(names, lambda name: "removed " + ", ".join(context.client().vms.get(name).delete(force=force)))
+        each(names, lambda name: "removed " + ", ".join(context.client().vms.get(name).delete(force=force)))
         return
     with progress() as reporter:
         gone = context.client().vms.delete_all(force=force, reporter=reporter)
@@ -233,17 +232,3 @@ def _plain(row: Any) -> dict[str, Any]:
 
     plain: dict[str, Any] = to_plain(row)
     return plain
-
-
-def _each(names: tuple[str, ...], act: Callable[[str], str]) -> None:
-    """Do it for every name; an error with one does not keep the others from their turn, and is raised at the end."""
-    failed: VmkitError | None = None
-    for name in names:
-        try:
-            click.echo(f"{name}: {act(name)}")
-        except VmkitError as e:
-            if failed is not None or len(names) > 1:
-                note(e.message + (f" ({e.hint})" if e.hint else ""), warning=True)
-            failed = failed or e
-    if failed is not None:
-        raise failed
