@@ -264,7 +264,8 @@ def test_addresses_of_guests_without_an_agent(host: Host, micro: Image) -> None:
         xml = f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
           <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{micro.kernel.path}</kernel>
           <initrd>{micro.initrd.path}</initrd><cmdline>{micro.cmdline} vmkit.name={name} vmkit.ip={ip}</cmdline></os>
-          <features><acpi/><apic/></features><devices><interface type='network'><mac address='52:54:00:00:00:{mac}'/><source network='net1'/>
+          <features><acpi/><apic/></features><devices>
+          <interface type='network'><mac address='52:54:00:00:00:{mac}'/><source network='net1'/>
           <model type='virtio'/></interface><serial type='pty'/></devices></domain>"""
         host.client.host.define(xml).start()
     d, s = (host.client.vms.get(n) for n in ("net-d", "net-s"))

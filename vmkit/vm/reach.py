@@ -28,13 +28,14 @@ class Open:
 def answers(host: Host, ip: str, mac: str) -> bool | None:
     """Whether an address answers its host, and is that of this MAC address. None where the host cannot be asked.
 
-    The host sends an echo request, or where it has no ping(8) a datagram to the discard port; either makes it ask for
-    the MAC address, and what it learns is in its neighbour table.
+    The host sends an echo request, or where it has no ping(8) asks for a connection, which is answered if only by a
+    refusal. Either makes it ask for the MAC address too, and what it learns is in its neighbour table.
     """
     at = str(ipaddress.ip_address(ip))
     script = (
         f"if command -v ping >/dev/null; then ping -n -c 1 -W 1 {at} >/dev/null 2>&1 && echo alive; "
-        f"else timeout 1 bash -c 'echo >/dev/udp/{at}/9' 2>/dev/null; sleep 0.5; fi; ip neigh show to {at}\n"
+        f"else said=$(LC_ALL=C timeout 1 bash -c 'exec 3<>/dev/tcp/{at}/22 && echo open' 2>&1); "
+        f'case "$said" in *open* | *refused*) echo alive ;; esac; fi; ip neigh show to {at}\n'
     )
     try:
         return judge(Shell.of_uri(host.uri).run_script(script, timeout=_PATIENCE).stdout, mac)
