@@ -140,6 +140,14 @@ def test_vcpus_of_the_start_stay() -> None:
     assert effects(compare(spec(vcpus=1), vm(live=four, old=spec(vcpus=4)))) == {"vcpus": Effect.REBOOT}
 
 
+def test_vcpus_of_emulated_guests_never_go() -> None:
+    there = shape(size=Size(2, 4, Bytes(512 * MIB), Bytes(2 * GIB)), removable=1, emulated=True)
+    (change,) = compare(spec(vcpus=1), vm(live=there, old=spec(vcpus=2))).changes
+    assert change.effect is Effect.REBOOT
+    assert isinstance(change.act, SetSize)
+    assert change.act.vcpus is None
+
+
 def test_a_disk_in_the_middle_goes_and_no_other_becomes_it() -> None:
     delta = compare(spec(disks=[{}, {"size": "2G"}]), vm())
     (change,) = delta.changes

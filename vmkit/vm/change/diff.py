@@ -151,6 +151,11 @@ def _vcpus(found: Found, size: Size) -> None:
     elif size.vcpus > live.size.max_vcpus:
         reason = f"it was started with room for {live.size.max_vcpus}"
         found.add("vcpus", now, size.vcpus, Effect.REBOOT, reason, SetSize(size))
+    elif size.vcpus < now and live.emulated:
+        # Each vCPU that comes takes one of max_vcpus contexts of the translator, and none is given back: a vCPU that
+        # comes again ends QEMU (10.0: tcg_register_thread, 'n < tcg_max_ctxs'; seen).
+        reason = "QEMU cannot add a vCPU to an emulated guest again once it went"
+        found.add("vcpus", now, size.vcpus, Effect.REBOOT, reason, SetSize(size))
     elif size.vcpus < now - live.removable:
         reason = "vCPUs that it was started with cannot be taken away"
         found.add("vcpus", now, size.vcpus, Effect.REBOOT, reason, SetSize(size))

@@ -132,7 +132,9 @@ def _size(domain: Domain, live: dict[str, Any], done: list[str], part: Any) -> N
             with part("memory"):
                 hotplug.attach(domain, pluggable(xml), live=True, config=False)
                 done.append("memory")
-    if now.size.vcpus != live["vcpus"]:
+    if now.size.vcpus > live["vcpus"] and now.emulated:
+        done.append("vCPUs: those that were added stay until it is shut down, as QEMU could not add them again")
+    elif now.size.vcpus != live["vcpus"]:
         with part("vCPUs"):
             plug.set_vcpus(domain, live["vcpus"])
             done.append("vCPUs")

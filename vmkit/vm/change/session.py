@@ -15,6 +15,7 @@ from vmkit.image.place import POOL, ensure_pool, place
 from vmkit.progress import Note, Reporter, Started, silent
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
+from vmkit.values import Bytes
 from vmkit.vm import limiting, reservations, xml, xml_devices, xml_limits
 from vmkit.vm.change import plug, rollback
 from vmkit.vm.change.designing import design_of, dimm, limit_change, text_of, whole
@@ -303,18 +304,18 @@ class _Session:
                     hotplug.attach(domain, self.nics[index], live=True, config=False)
                 case MoveNic(index, mac) if self.have.live:
                     alter.update_device(domain, rewired(self._live_nic(mac), self.nics[index]), live=True, config=False)
-                case SetSize(_, count, add, _) if count or add:
-                    now = plug.shape(domain).size.vcpus
-                    if count and count > now:
-                        plug.set_vcpus(domain, count)
-                        vcpus = True
-                    if add:
-                        known = plug.memory_blocks(domain)
-                        hotplug.attach(domain, dimm(add), live=True, config=False)
-                        blocks = None if known is None else known + add // (128 << 20)
+                case SetSize(_, _, Bytes() as add, _):
+                    known = plug.memory_blocks(domain)
+                    hotplug.attach(domain, dimm(add), live=True, config=False)
+                    blocks = None if known is None else known + add // (128 << 20)
                 case _:
                     continue
             self.checkpoint()
+        # Last, since an emulated guest's vCPUs cannot be taken away again.
+        wanted = next((a.vcpus for a in self.acts if isinstance(a, SetSize) and a.vcpus), 0)
+        if wanted > plug.shape(domain).size.vcpus:
+            plug.set_vcpus(domain, wanted)
+            vcpus = True
         if (vcpus or blocks != 0) and (todo := plug.bring_online(domain, vcpus=vcpus, blocks=blocks)):
             self.reporter(Note(todo, warning=True))
 

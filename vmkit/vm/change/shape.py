@@ -62,6 +62,7 @@ class Shape:
         ports: PCI Express ports without a device; None where the bus takes devices as it is.
         kernel: it is booted directly, with a kernel command line.
         tied: its vCPUs are pinned or laid out over cores.
+        emulated: QEMU translates its instructions (TCG).
     """
 
     size: Size
@@ -73,6 +74,7 @@ class Shape:
     ports: int | None = None
     kernel: bool = False
     tied: bool = False
+    emulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def read(xml: str) -> Shape:
         ports=free_ports(root) if express(root) else None,
         kernel=root.find("os/kernel") is not None,
         tied=root.find("cpu/topology") is not None or root.find("cputune/vcpupin") is not None,
+        emulated=root.get("type") == "qemu",
     )
 
 
