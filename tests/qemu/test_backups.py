@@ -155,6 +155,28 @@ def test_snapshots_and_backups_of_one_vm(host: Client, vm: Vm, tmp_path: Path) -
     assert digest_of(host, "anew-0.qcow2", tmp_path) == last
 
 
+def test_bitmaps_that_a_migration_leaves_do_not_end_the_vm(
+    host: Client, client_h2: Client, vm: Vm, tmp_path: Path
+) -> None:
+    """They come along in the disk, without the checkpoint that they belong to."""
+    folder = str(tmp_path / "to")
+    write(vm, 1)
+    host.backups.create("kept", folder)
+    host.migrations.migrate("kept", client_h2.host.uri)
+    try:
+        there = client_h2.vms.get("kept")
+        assert marks(there) == []
+        client_h2.snapshots.create("kept", "s")
+        assert client_h2.snapshots.plan_revert("kept", "s").steps[0].verb == "forget"
+        assert client_h2.snapshots.revert("kept", "s").state == "running"
+        digest = write(there, 2)
+        assert client_h2.backups.create("kept", folder).backup.extent == "full"
+        client_h2.backups.restore(folder, "kept", name="anew")
+        assert digest_of(client_h2, "anew-0.qcow2", tmp_path) == digest
+    finally:
+        sweep(client_h2)
+
+
 def test_a_damaged_backup_is_not_used(host: Client, vm: Vm, tmp_path: Path) -> None:
     backups, folder = host.backups, str(tmp_path / "to")
     write(vm, 1)

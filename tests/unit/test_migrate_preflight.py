@@ -64,6 +64,11 @@ def test_a_captured_domain_is_read(guest: GuestFacts) -> None:
     assert (guest.networks, guest.bridges, guest.devices) == (("lab",), (), ())
 
 
+def test_snapshots_stay_behind_and_so_the_vm_does(case: Case) -> None:
+    two = refusals(replace(case, guest=replace(case.guest, snapshots=2)))
+    assert two == {"snapshots": "it has 2 snapshots, which libvirt does not take along"}
+
+
 def test_all_in_order(case: Case) -> None:
     report = judge(case)
     assert report.refused == ()
