@@ -190,8 +190,7 @@ class Pool:
     def copy(self, source: str, xml: str) -> str:
         """Make a volume from its XML with the content of the volume `source`, on the host; returns its path.
 
-        qcow2 is copied by qemu-img: with a <backingStore>, which has to be what `source` stands on, only what differs
-        from it is copied; without one, everything.
+        Of a qcow2 file that stands on another one the content of both is copied.
 
         Raises:
             NotFoundError: there is no `source`.

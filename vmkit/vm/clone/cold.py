@@ -52,7 +52,7 @@ def make(
             copy = by_name[name]
             domain = _define(host, pool, facts, copy, down=design.inside)
             reservations.sync(domain)
-            copy_disks(pool, copy)
+            copy_disks(host, pool, copy)
             checkpoint()
             if design.inside:
                 _first_boot(domain, copy, checkpoint, notes, stay=start)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from vmkit.errors import CancelledError, RefusedError
 from vmkit.hypervisor.domain import Domain
@@ -15,6 +17,7 @@ from vmkit.image.place import ensure_pool
 from vmkit.progress import Finished, Reporter
 from vmkit.progress import Started as Begun
 from vmkit.system.clock import stopwatch
+from vmkit.system.files import copy_with_head, ensure_dir, home
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.vm import many
@@ -98,7 +101,7 @@ def make(
             moment = captured(host, pool, facts, names.memory)
             for copy in design.copies:
                 domains[copy.name] = moments.define(host, pool, moment, copy)
-                copy_disks(pool, copy)
+                copy_disks(host, pool, copy)
                 checkpoint()
         entry.advance("copies", overlays={})
         by_name = {c.name: c for c in design.copies}
@@ -154,14 +157,25 @@ def captured(host: Host, pool: Pool, facts: SourceFacts, memory: str) -> Moment:
     return Moment(memory, moments.read_head(host, pool, memory), facts.xml, remembered, console.encode())
 
 
-def copy_disks(pool: Pool, copy: Copy) -> None:
+def copy_disks(host: Host, pool: Pool, copy: Copy) -> None:
     """Copy the disks of the source. Nobody may write to them meanwhile."""
     for disk in copy.disks:
-        copy_disk(pool, disk)
+        copy_disk(host, pool, disk)
 
 
-def copy_disk(pool: Pool, disk: CopyDisk) -> None:
-    """Copy one disk."""
-    size = pool.size(disk.source)[0]
-    xml = moments.raw_xml(disk.volume, size) if disk.raw else volume_xml(disk.volume, size, disk.backing)
-    pool.copy(disk.source, xml)
+def copy_disk(host: Host, pool: Pool, disk: CopyDisk) -> None:
+    """Copy one disk.
+
+    libvirt copies the content of a qcow2 file, what it stands on included. A file that goes on standing on that is
+    copied byte by byte: here where the pool is within reach, and else by way of this machine.
+    """
+    if disk.backing is None:
+        size = pool.size(disk.source)[0]
+        pool.copy(disk.source, moments.raw_xml(disk.volume, size) if disk.raw else volume_xml(disk.volume, size, None))
+    elif moments.local(host, pool):
+        copy_with_head(pool.folder / disk.source, pool.folder / disk.volume, b"")
+    else:
+        with tempfile.TemporaryDirectory(dir=ensure_dir(home() / "cache")) as folder:
+            here = Path(folder) / disk.volume
+            pool.download(disk.source, here)
+            pool.upload(disk.volume, here)

@@ -121,7 +121,7 @@ def keep(host: Host, source: Domain, facts: SourceFacts, name: str, reporter: Re
             moment = captured(host, pool, facts, names.memory)
             checkpoint()
             for disk in (d for d in facts.disks if d.writable):
-                copy_disk(pool, CopyDisk(disk.target, disk.volume or "", disk.path, flat, None))
+                copy_disk(host, pool, CopyDisk(disk.target, disk.volume or "", disk.path, flat, None))
         reporter(Finished("save", clock(), f"memory of {facts.name}"))
         entry.advance("fetch", overlays={})
         files = _fetch(host, pool, facts, names.memory, flat if names.overlays else None, folder)
