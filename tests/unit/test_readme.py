@@ -107,3 +107,13 @@ def test_the_table_of_exit_codes_is_complete() -> None:
     shown = {int(n) for n in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     kinds = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.VmkitError)]
     assert {e.exit_code for e in kinds} <= shown
+
+
+def test_the_list_of_sections_has_each_of_them() -> None:
+    text = (ROOT / "README.md").read_text()
+    head, _, rest = text.partition("\n## ")
+    listed = re.findall(r"\[([^]]+)\]\(#([^)]+)\)", head)
+    sections = re.findall(r"^## (.+)$", f"## {rest}", re.MULTILINE)
+    assert [name for name, _ in listed] == sections
+    for name, anchor in listed:
+        assert anchor == re.sub(r"[^a-z0-9 _-]", "", name.lower()).replace(" ", "-")
