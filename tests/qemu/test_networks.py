@@ -199,10 +199,13 @@ def test_bridges_are_made_and_joined(host: Host) -> None:
         host.run("ip", "link", "delete", "p0")
 
 
-@pytest.mark.parametrize("delay", [0.3, 0.6, 0.8, 1.0, 1.4])
-def test_kill_9_while_a_network_is_made(host: Host, delay: float) -> None:
+@pytest.mark.parametrize("delay", [0.4, 0.7, 1.0, 1.4])
+@pytest.mark.parametrize("verb", ["create", "delete"])
+def test_kill_9_while_a_network_is_made_or_removed(host: Host, verb: str, delay: float) -> None:
+    if verb == "delete":
+        made(host)
     process = subprocess.Popen(
-        [sys.executable, "-m", "vmkit", "-c", host.uri, "network", "create", "net1"],
+        [sys.executable, "-m", "vmkit", "-c", host.uri, "network", verb, "net1"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -221,7 +224,8 @@ def test_kill_9_while_a_network_is_made(host: Host, delay: float) -> None:
     assert records() == []
     names = following.stdout.split()
     if interrupted:
-        assert "making of network net1 was cut off" in following.stderr
+        what = {"create": "making", "delete": "deletion"}[verb]
+        assert f"{what} of network net1 was cut off" in following.stderr
         assert names == ["lab"]
     elif "net1" in names:
         assert host.client.networks.show("net1").state == "active"
