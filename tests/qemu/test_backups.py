@@ -203,7 +203,7 @@ def test_kill_9_of_a_backup_is_settled(host: Client, pair: Lab, vm: Vm, tmp_path
     write(vm, 1)
     backups.create("kept", str(folder))
     command = [sys.executable, "-m", "vmkit", "-c", pair.host("h1").uri]
-    for seed, delay in enumerate((0.6, 1.0, 1.4, 1.9, 2.5, 3.2), 2):
+    for seed, delay in enumerate((0.8, 1.4, 2.2, 3.2), 2):
         write(vm, seed)
         with subprocess.Popen([*command, "backup", "create", "kept", str(folder)], stderr=subprocess.PIPE) as child:
             time.sleep(delay)

@@ -186,7 +186,7 @@ def test_kill_9_of_a_snapshot_is_settled(host: Client, pair: Lab, kind: str) -> 
     vm = made(host)
     command = [sys.executable, "-m", "vmkit", "-c", pair.host("h1").uri]
     more = ["--no-memory"] if kind == "external" else []
-    for delay in (0.5, 0.8, 1.1, 1.5, 2.2):
+    for delay in (0.6, 1.0, 1.6):
         put(vm, "AAAA")
         with subprocess.Popen([*command, "snapshot", "create", "keep", "cut", *more], stderr=subprocess.PIPE) as child:
             time.sleep(delay)
