@@ -112,7 +112,7 @@ def debian_made(pair: Lab, debian: Image, debian_key: Path) -> Iterator[Created]
         made = client.vms.create(spec, start=False)
         try:
             made.vm.start()
-            made.vm.wait(layers=[Layer.AGENT, Layer.ADDRESS, Layer.SSH, Layer.CLOUD_INIT], deadline=600)
+            made.vm.wait(layers=[Layer.AGENT, Layer.ADDRESS, Layer.SSH, Layer.CLOUD_INIT], deadline=900)
             yield made
         finally:
             made.vm.delete(force=True)

@@ -26,7 +26,10 @@ from vmkit.vm.describe import describe
 from vmkit.vm.machine import Vm
 from vmkit.vm.readiness import Layer
 
-WAIT = 600.0
+WAIT = 900.0
+"""Seconds for a boot that takes 40 on a quiet machine, and ten times that where others work."""
+
+pytestmark = pytest.mark.timeout(2 * WAIT)
 
 
 @pytest.fixture
