@@ -144,6 +144,8 @@ def test_forwards_go_with_user_networks_alone() -> None:
         parse_vm({"name": "v", "nics": [{"network": "net1", "forward": ["2222:22"]}]})
     with pytest.raises(SpecError, match="there twice"):
         parse_vm({"name": "v", "nics": [{"forward": ["2222:22", "2222:23"]}]})
+    with pytest.raises(SpecError, match="at most 4"):
+        parse_vm({"name": "v", "nics": [{"forward": [f"{port}:22"]} for port in range(1, 6)]})
     spec = parse_vm({"name": "v", "nics": [{"forward": ["2222:22", "udp:2222:23"]}]})
     assert spec.nics[0].forward == ("2222:22", "udp:2222:23")
 

@@ -10,6 +10,8 @@ from typing import Final
 from vmkit.errors import SpecError
 from vmkit.values import quoted
 
+MAX_CARDS: Final = 4
+"""NICs of a VM that forward ports: those that have a slot of their own (vmkit.vm.xml_forward)."""
 _FORWARD: Final = re.compile(r"(?:(tcp|udp):)?(?:([0-9.]+):)?(\d{1,5}):(\d{1,5})\Z", re.ASCII)
 
 

@@ -73,6 +73,9 @@ def check_vm(spec: VmSpec, at: str) -> None:
         _check_disk(disk, path(f"disks[{i}]"), has_image=spec.image is not None and i == 0)
     for i, nic in enumerate(spec.nics):
         _check_nic(nic, path(f"nics[{i}]"))
+    if sum(1 for nic in spec.nics if nic.forward) > forward.MAX_CARDS:
+        few = f"at most {forward.MAX_CARDS} forward ports"
+        raise SpecError(few, path=path("nics"), hint="one NIC forwards as many ports as you like")
     for i, device in enumerate(spec.devices):
         check_pci(device.address, path(f"devices[{i}].address"))
         if device.address in (d.address for d in spec.devices[:i]):

@@ -14,8 +14,6 @@ from vmkit.vm.design import Design, NicDesign
 
 _FIRST_SLOT: Final = 0x14
 """Slot of the first one on the root bus: libvirt fills it from below, and QEMU's own devices sit at 0x1b and above."""
-MAX_FORWARDING: Final = 4
-"""NICs that fit there."""
 
 
 def arguments(design: Design) -> list[str]:
