@@ -145,6 +145,7 @@ def test_live_copies_go_on_from_one_moment(host: Client, pair: Lab) -> None:
     assert records() == []
 
 
+@pytest.mark.timeout(1500)  # of which most may be the first boot of `debian_vm`
 def test_live_copy_of_debian(debian_vm: Vm, client_h1: Client) -> None:
     """A process that counts in its own memory goes on in both, and the copy is another machine."""
     tell = "echo $(cat /run/count) $(cat /etc/machine-id) $(hostname) $(sha256sum </etc/ssh/ssh_host_ed25519_key.pub)"

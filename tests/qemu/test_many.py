@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from vmkit.client import Client
 from vmkit.image.manifest import Image
 from vmkit.lab.api import Lab, Labs
@@ -30,6 +32,7 @@ def look(client: Client, lab: Lab) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.timeout(1500)
 def test_thirty_vms_from_one_file(client_h2: Client, micro: Image, pair: Lab, tmp_path: Path) -> None:
     assert micro.name == "micro"
     spec = {"name": "placed", "image": "micro", "memory": "96M", "nics": [{"network": "lab"}]}
