@@ -85,7 +85,7 @@ def from_snapshot(domain: Domain) -> bool:
 
 
 def run_id(domain: Domain) -> int | None:
-    """libvirt's number of this run of a domain, another at each start; None while it is off."""
+    """The number that libvirt gives to this run of a domain, another at each start; None while it is off."""
     number = int(domain.handle.ID())
     return None if number < 0 else number
 
