@@ -323,3 +323,15 @@ def test_host_keys_are_kept_for_each_vm(home: Path) -> None:
     login.forget("u-1")
     login.forget("u-1")
     assert not path.exists()
+
+
+def test_a_failed_transfer_names_the_file_that_was_asked_for(sides: tuple[Path, Path]) -> None:
+    here, there = sides
+
+    class Full(Here):
+        def put(self, source: BinaryIO, path: str, advance: Advance) -> None:
+            raise EffectError(f"cannot write {path}: no space left on device")
+
+    with pytest.raises(EffectError) as caught:
+        copy.to_guest(Full(), [here / "one file"], str(there))
+    assert caught.value.message == f"cannot write {there}/one file: no space left on device"
