@@ -253,13 +253,15 @@ class Session:
     def _in_guest(self, workload: Workload, guest: Guest, mode: Mode) -> str:
         limit = SLOWEST + workload.runs * self._seconds
         if workload.area is Area.NETWORK:
-            if mode is Mode.VF and guest.card is not None:
-                lending.address(guest.card)
-            argv = workload.arguments(self._seconds, guest.ends(mode)[1])
+            here, there = guest.ends(mode)
+            # Bound to the host's end: without its address the samples would take the default route.
+            argv = [*workload.arguments(self._seconds, there), "--bind", here]
             # A server for one client: one that goes on listening gives up after errors. A second one ends by itself.
             serve = bench.command("/mnt/bench", "iperf3", ["--server", "--daemon", "--one-off", "--port", PORT])
 
             def listen() -> None:
+                if mode is Mode.VF and guest.card is not None:
+                    lending.address(guest.card)
                 self._vms[guest.name].guest_exec(serve, timeout=SLOWEST)
 
             return self._ask(workload.program, argv, limit, listen)
