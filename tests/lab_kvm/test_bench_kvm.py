@@ -11,12 +11,21 @@ import tarfile
 
 import pytest
 
-from tests.lab_kvm.conftest import KvmHost
+from tests.lab_kvm.conftest import PF, KvmHost
 from vmkit.client import Client
 from vmkit.errors import VmkitError
 from vmkit.host.measured import Area, Measured, Mode, parse
 from vmkit.image.manifest import Image
 from vmkit.lab.api import Labs
+
+LEFT = f"""
+    ip -o -4 addr show dev pf0
+    cat /sys/bus/pci/devices/{PF}/sriov_numvfs
+    ip -o link show vmkit-bench0 2>/dev/null || true
+    virsh list --all --name
+    ls /var/lib/vmkit/jobs /run/vmkit/devices 2>/dev/null || true
+"""
+"""What a measurement with the card changes on a host."""
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +92,54 @@ def test_what_a_killed_bench_left_is_taken_away_by_the_next_command(shadow_host:
     assert done.stdout.split() == ["Y", "N"]
     assert "measuring" in done.stderr
     assert "kvm_amd has npt=N again" in done.stderr
+
+
+def test_virtio_vhost_and_a_virtual_function_side_by_side(kvm_host: KvmHost, bench_image: Image) -> None:
+    bring(kvm_host, bench_image)
+    before = kvm_host.sh(LEFT).stdout
+    sent = "cat /sys/class/net/pf0/statistics/tx_bytes"
+    already = int(kvm_host.sh(sent).stdout)
+    modes = (Mode.VIRTIO, Mode.VHOST, Mode.VF)
+    words = ["--workloads", "network", "--modes", ",".join(m.value for m in (Mode.NESTED, *modes)), "--quick"]
+    found = measure(kvm_host, *words)
+    for mode in modes:
+        result = found.find(Area.NETWORK, "tcp-stream", mode)
+        assert result, (mode, found.skipped)
+        assert result.accelerator == "kvm"
+        assert result.median > 0
+    assert found.skipped == ()
+    # It was the card that carried the last of these: half of what was measured within a second, to be safe.
+    vf = found.find(Area.NETWORK, "tcp-stream", Mode.VF)
+    assert vf
+    assert int(kvm_host.sh(sent).stdout) - already > vf.median * 1e6 / 8 / 2
+    assert kvm_host.sh(LEFT).stdout == before
+
+
+BOUND = "ls /sys/bus/pci/drivers/vfio-pci 2>/dev/null | grep -q ^0000:"
+MEASURING = "ip -o -4 addr show dev pf0 | grep -q 169.254"
+
+
+@pytest.mark.parametrize("moment", [BOUND, MEASURING])
+def test_a_card_that_a_killed_bench_used_is_given_back_by_the_next_command(
+    kvm_host: KvmHost, bench_image: Image, moment: str
+) -> None:
+    bring(kvm_host, bench_image)
+    before = kvm_host.sh(LEFT).stdout
+    script = f"""
+        vmkit bench host --workloads network --modes kvm-nested,vf --seconds 60 >/tmp/bench 2>&1 &
+        pid=$!
+        for i in $(seq 3000); do
+          {moment} && break
+          kill -0 $pid || {{ cat /tmp/bench; exit 1; }}
+          sleep 0.1
+        done
+        kill -9 $pid
+        wait $pid || true
+        cat /sys/bus/pci/devices/{PF}/sriov_numvfs
+        vmkit jobs >/dev/null
+    """
+    done = kvm_host.sh(script, timeout=900)
+    assert done.stdout.split() == ["1"]
+    assert "took the virtual function of pf0 away" in done.stderr
+    assert ("removed the address 169.254." in done.stderr) is (moment == MEASURING)
+    assert kvm_host.sh(LEFT).stdout == before
