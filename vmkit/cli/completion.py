@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, ZshComplete, add_completion_class, get_completion_class
@@ -23,7 +24,9 @@ VARIABLE: Final = "_VMKIT_COMPLETE"
 """Environment variable by which a shell asks; click's convention."""
 
 _PATIENCE: Final = 3.0
-"""Seconds that a host has to name its VMs. Whoever presses Tab does not wait longer."""
+"""Seconds that another machine has to name its VMs. Whoever presses Tab does not wait longer."""
+_PATIENCE_HERE: Final = 20.0
+"""The same for this machine, which answers at once unless it is very busy."""
 
 _BASH: Final = """\
 %(complete_func)s() {
@@ -110,7 +113,9 @@ class Named(_Text):
         """The names that begin so, but for those that the line has already."""
         typed = ctx.params.get(param.name or "")
         there = set(typed) if isinstance(typed, tuple | list) else set()
-        found = _within(_PATIENCE, lambda: list(self._find(_client(ctx), ctx.params)))
+        client = _client(ctx)
+        far = bool(urlsplit(client.uri or "").hostname)
+        found = _within(_PATIENCE if far else _PATIENCE_HERE, lambda: list(self._find(client, ctx.params)))
         return [CompletionItem(n, help=h or None) for n, h in found if n.startswith(incomplete) and n not in there]
 
 
