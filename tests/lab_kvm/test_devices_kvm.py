@@ -196,3 +196,64 @@ def test_killed_between_bind_and_start_the_orphan_is_named_and_one_command_gives
     assert f"{address}: back on its driver igbvf" in done.stdout
     assert vfs(kvm_host.client) == card
     assert "nothing was left behind" in kvm_host.vmkit("device", "release").stdout
+
+
+@pytest.fixture
+def vlan_bridge(kvm_host: KvmHost, card: list[dict[str, Any]]) -> Iterator[str]:
+    """A bridge of the host in the functions' VLAN; untagged, the NAT on the card's wire would answer as well."""
+    name = "brv"
+    kvm_host.sh(
+        f"""ip addr flush dev wire0.{VLAN}
+        ip link add {name} type bridge
+        ip link set wire0.{VLAN} master {name}
+        ip addr add 10.50.0.1/24 dev {name}
+        ip link set {name} up"""
+    )
+    yield name
+    kvm_host.sh(f"ip link del {name}; ip addr add 10.50.0.1/24 dev wire0.{VLAN}")
+
+
+def test_failover_pair_goes_on_by_virtio_while_the_function_is_away(
+    kvm_host: KvmHost, card: list[dict[str, Any]], image: None, vlan_bridge: str
+) -> None:
+    nic = {**vf_nic(MAC2, "10.50.0.13/24", vlan=VLAN), "network": f"bridge:{vlan_bridge}", "failover": True}
+    made = kvm_host.client.vms.create(spec("dev3", nic), wait=True, deadline=SLOW)
+
+    def learned() -> str:
+        """Ports of the bridge behind which the guest's address was seen, after it has answered."""
+        assert " 0% packet loss" in made.vm.guest_exec(["ping", "-c", "3", "-W", "5", "10.50.0.1"], timeout=120).stdout
+        assert " 0% packet loss" in kvm_host.sh("ping -c 5 -W 5 10.50.0.13").stdout
+        return kvm_host.sh(f"bridge fdb show br {vlan_bridge} dynamic | grep -i {MAC2}").stdout
+
+    try:
+        inside = made.vm.guest_exec(["/bin/sh", "-c", "lspci; ip link"], timeout=60).stdout
+        assert "8086:10ca igbvf" in inside
+        assert inside.count(MAC2) >= 3  # the master, its virtio NIC and its virtual function
+        assert f"dev wire0.{VLAN}" in learned()
+        (vf,) = [v for v in kvm_host.client.sriov.list()[0].vfs if v.vm == "dev3"]
+        kvm_host.client.devices.detach("dev3", vf.address, deadline=SLOW)
+        assert "igbvf" not in made.vm.guest_exec(["lspci"], timeout=60).stdout
+        assert f"dev wire0.{VLAN}" not in learned()
+    finally:
+        made.vm.delete(force=True)
+    assert vfs(kvm_host.client) == card
+
+
+def test_a_whole_card_and_a_page_of_1_gib(kvm_host: KvmHost, image: None) -> None:
+    """The card has no virtual functions here. The page is taken while the host runs, where its memory lets it."""
+    page = "/sys/kernel/mm/hugepages/hugepages-1048576kB"
+    got = kvm_host.sh(f"echo 3 >/proc/sys/vm/drop_caches; echo 1 >{page}/nr_hugepages; cat {page}/nr_hugepages")
+    assert got.stdout.strip() == "1"
+    wanted = {**spec("whole"), "memory": "1G", "hugepages": "1G", "devices": [{"address": PF}]}
+    try:
+        made = kvm_host.client.vms.create(wanted)
+        assert kvm_host.sh(f"cat {page}/free_hugepages").stdout.strip() == "0"
+        assert kvm_host.client.devices.show(PF).driver == "vfio-pci"
+        made.vm.wait(deadline=SLOW)
+        assert "8086:10c9 igb" in made.vm.guest_exec(["lspci"], timeout=60).stdout
+        made.vm.delete(force=True)
+        assert kvm_host.sh(f"cat {page}/free_hugepages").stdout.strip() == "1"
+        assert kvm_host.client.devices.show(PF).driver == "igb"
+    finally:
+        kvm_host.sh(f"vmkit delete --force whole >/dev/null 2>&1 || true; echo 0 >{page}/nr_hugepages")
+        kvm_host.sh("ip link set pf0 up")
