@@ -10,7 +10,8 @@ from xml.etree import ElementTree as ET
 from vmkit.network.design import NetworkDesign
 from vmkit.network.facts import NAMESPACE, Reserved
 
-ET.register_namespace("vmkit", NAMESPACE)
+# Not the prefix of vm/xml.py: ElementTree keeps one namespace for a prefix.
+ET.register_namespace("vmkitnet", NAMESPACE)
 
 
 def network_xml(design: NetworkDesign, spec: Mapping[str, Any], uuid: str) -> str:
