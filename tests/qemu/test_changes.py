@@ -247,19 +247,21 @@ def test_renamed_and_made_anew_with_its_data(client: Client, base: Vm) -> None:
 
 def test_delete_leaves_nothing_of_what_was_added(client: Client, base: Vm) -> None:
     assert base.name == NAME
-    before = [v for v in volumes(client) if not v.startswith(NAME)]
+    remembered = base.remembered()
+    assert remembered
+    # Disks that the tests before took away were kept, since nobody said otherwise.
+    before = [v for v in volumes(client) if v not in (*remembered.volumes, remembered.console_log)]
     apply(client, {**BASE, "disks": [*BASE["disks"], {"size": "8M"}]})
     client.vms.get(NAME).delete(force=True)
     assert volumes(client) == before
 
 
 def test_a_debian_sees_what_is_added_and_lets_go_of_it(debian_vm: Vm, client: Client) -> None:
-    """On the image that vmkit built: disk, NIC, vCPU and memory, while it runs."""
+    """On the image that vmkit built: disk, NIC and memory, while it runs."""
     name, changes = debian_vm.name, client.changes
     before, memory = changes.spec(name), mebibytes(debian_vm)
     first = inside(debian_vm, "cat /proc/sys/kernel/random/boot_id")
     more = {
-        "vcpus": 2,
         "memory": "640M",
         "disks": [{}, {"size": "64M"}],
         "nics": [{"network": "lab"}, {"network": "user", "mac": "52:54:00:00:09:03"}],
@@ -267,20 +269,18 @@ def test_a_debian_sees_what_is_added_and_lets_go_of_it(debian_vm: Vm, client: Cl
     done = changes.change(name, lambda plain, _have: {**plain, **more})
     assert isinstance(done, Applied)
     assert {r.effect for r in done.changes} == {"live"}
-    until(debian_vm, "lsblk -dnbo SIZE /dev/vdb || true", str(64 << 20))
+    sizes = "lsblk -dnbo SIZE | grep -cw {} || true"
+    until(debian_vm, sizes.format(64 << 20), "1")
     until(debian_vm, "cat /sys/class/net/*/address | grep -c 52:54:00:00:09:03 || true", "1")
-    assert inside(debian_vm, "nproc") == "2"
     assert mebibytes(debian_vm) - memory == 128
     changes.change(name, lambda plain, _have: {**plain, "disks": [{}, {"size": "96M"}]})
-    until(debian_vm, "lsblk -dnbo SIZE /dev/vdb", str(96 << 20))
+    until(debian_vm, sizes.format(96 << 20), "1")
 
-    # vCPUs of an emulated guest stay until it is shut down.
-    back = {**before, "vcpus": 2} if debian_vm.details().accelerator == "tcg" else before
-    done = changes.change(name, lambda _plain, _have: back, options=Options(start=False, delete_disks=True))
+    done = changes.change(name, lambda _plain, _have: before, options=Options(start=False, delete_disks=True))
     assert isinstance(done, Applied)
     assert {r.effect for r in done.changes} == {"live"}
     assert len(done.deleted) == 1
-    until(debian_vm, "ls -d /dev/vdb || true", "")
+    until(debian_vm, sizes.format(96 << 20), "0")
     assert mebibytes(debian_vm) == memory
     assert inside(debian_vm, "cat /proc/sys/kernel/random/boot_id") == first
-    assert changes.spec(name) == back
+    assert changes.spec(name) == before

@@ -29,9 +29,11 @@ s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 print("ready", flush=True)
 while sys.stdin not in select.select([s, sys.stdin], [], [])[0]:
     data, (name, _, kind, *_) = s.recvfrom(64)
-    print(name, ":".join(f"{b:02x}" for b in data[6:12]), flush=True)
+    if kind != socket.PACKET_OUTGOING:
+        print(name, ":".join(f"{b:02x}" for b in data[6:12]), flush=True)
 """
-"""Prints the interface and the source address of each frame, until its input ends."""
+"""Prints the interface and the source address of each frame that comes in by it, until its input ends: from a tap, what
+its guest sends, and not what the bridge hands to the guest."""
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_an_incremental_backup_is_byte_for_byte_what_a_full_one_of_the_same_mome
         done = subprocess.run(["qemu-img", "compare", *map(str, paths)], capture_output=True, text=True, check=False)
         assert done.stdout.strip() == "Images are identical."
         # The seed of cloud-init goes along, so that the copy does not take itself for a new machine.
-        drives = [d.source for d in client_h1.vms.get("by-parts").details().disks if d.kind == "cdrom"]
+        drives = [d.source for d in client_h1.vms.get("by-parts").details().disks if d.readonly]
         assert drives
         assert all(source and Path(source).exists() and "by-parts" in source for source in drives)
     finally:
