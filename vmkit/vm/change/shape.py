@@ -112,7 +112,9 @@ class Have:
 def read(xml: str) -> Shape:
     """The shape of a domain."""
     root = ET.fromstring(xml)  # noqa: S314 - libvirt's own answer
-    disks = [_disk(d) for d in root.iterfind("devices/disk") if d.get("device", "disk") == "disk"]
+    # What is read-only is cloud-init's seed, which is not of the spec's disks.
+    drives = [d for d in root.iterfind("devices/disk") if d.get("device", "disk") == "disk"]
+    disks = [_disk(d) for d in drives if d.find("readonly") is None]
     return Shape(
         size=read_size(root),
         disks=tuple(disks),
