@@ -51,4 +51,6 @@ def recover(record: Record, reporter: Reporter = silent) -> str | None:
             text: str = importlib.import_module(owner).recover(entry, reporter)
             return f"{record.id}: {text}"
     except VmkitError as e:
-        return f"{record.id}: was cut off and is not settled: {e.message}" + (f" ({e.hint})" if e.hint else "")
+        return f"{record.id}: {record.kind} of {record.subject} was cut off and is not settled: {e.message}" + (
+            f" ({e.hint})" if e.hint else ""
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vmkit.bench.cleanup import undo
-from vmkit.errors import UnreachableError
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter, silent
 from vmkit.system.journal import Entry
@@ -17,11 +16,6 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
         VmkitError: something is left; the entry is kept.
     """
     record = entry.record
-    try:
-        host = Host.connect(record.data["uri"])
-    except UnreachableError as e:
-        entry.keep = True
-        raise UnreachableError(f"measuring {record.subject}: {e.message}", hint=e.hint) from e
-    with host:
+    with Host.connect(record.data["uri"]) as host:
         done = undo(host, record.data, reporter)
     return f"measuring {record.subject} was cut off; {', '.join(done) if done else 'nothing was left of it'}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid as uuids
 from typing import Any
 
-from vmkit.errors import CancelledError, ConflictError, NotFoundError, VmkitError
+from vmkit.errors import CancelledError, ConflictError, NotFoundError
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.network import Network, define, networks
+from vmkit.hypervisor.settle import undo_or_keep
 from vmkit.network.design import NetworkDesign
 from vmkit.network.facts import NetworkFacts, User
 from vmkit.network.spec import NetworkSpec, dump
@@ -15,7 +16,7 @@ from vmkit.network.xml import network_xml
 from vmkit.progress import Finished, Reporter, Started, silent
 from vmkit.system.clock import stopwatch
 from vmkit.system.interrupts import deferred
-from vmkit.system.journal import Entry, journalled
+from vmkit.system.journal import journalled
 
 
 def build(host: Host, spec: NetworkSpec, design: NetworkDesign, reporter: Reporter = silent) -> Network:
@@ -39,7 +40,7 @@ def build(host: Host, spec: NetworkSpec, design: NetworkDesign, reporter: Report
             if by := interrupted():
                 raise CancelledError(f"the making of network {design.name} was stopped by {by}; nothing is left of it")
         except BaseException:
-            _undo_or_keep(host, entry)
+            undo_or_keep(host, entry, undo)
             raise
     reporter(Finished("network", watch(), design.name))
     return network
@@ -133,14 +134,3 @@ def restart(host: Host, data: dict[str, Any]) -> str:
             network.start()
             return "it was started again; make the change again"
     return "it is not there any more"
-
-
-def _undo_or_keep(host: Host, entry: Entry) -> None:
-    try:
-        if host.alive:
-            undo(host, entry.record.data)
-        else:
-            with Host.connect(host.uri) as again:
-                undo(again, entry.record.data)
-    except VmkitError:
-        entry.keep = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmkit.errors import UnreachableError
 from vmkit.hypervisor.host import Host
 from vmkit.network.make import restart, undo
 from vmkit.progress import Reporter
@@ -18,12 +17,7 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     del reporter
     record = entry.record
     what = {"create": "making", "delete": "deletion", "change": "change"}[record.data["action"]]
-    try:
-        host = Host.connect(record.data["uri"])
-    except UnreachableError as e:
-        entry.keep = True
-        raise UnreachableError(f"{what} of network {record.subject}: {e.message}", hint=e.hint) from e
-    with host:
+    with Host.connect(record.data["uri"]) as host:
         if record.data["action"] == "change":
             return f"{what} of network {record.subject} was cut off; {restart(host, record.data)}"
         return f"{what} of network {record.subject} was cut off at '{record.phase}'; {undo(host, record.data)}"

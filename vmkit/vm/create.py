@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vmkit.errors import CancelledError, ConflictError, VmkitError
+from vmkit.errors import CancelledError, ConflictError
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
+from vmkit.hypervisor.settle import undo_or_keep
 from vmkit.hypervisor.volume import Pool
 from vmkit.image.place import POOL, ensure_pool, place
 from vmkit.image.qcow2 import virtual_size
@@ -104,7 +105,7 @@ def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start:
             domain = _make(host, prepared, entry, checkpoint, reporter, lendings, start=start)
             checkpoint()
         except BaseException as e:
-            left = _undo_or_keep(host, entry)
+            left = undo_or_keep(host, entry, undo)
             if by := interrupted():  # which also ends the ssh below a connection: the error is only its echo
                 raise CancelledError(f"the creation of {name} was stopped by {by}; {left}") from e
             raise
@@ -181,20 +182,6 @@ def _lent(
     return devices.lent(
         host, wishes, vm=name, uuid=entry.record.data["uuid"], work=f"create {name}", start=start, reporter=reporter
     )
-
-
-def _undo_or_keep(host: Host, entry: Entry) -> str:
-    """Undo, over a new connection if the old one is gone; else keep the entry for the next command. Says which."""
-    try:
-        if host.alive:
-            undo(host, entry.record.data)
-        else:
-            with Host.connect(host.uri) as again:
-                undo(again, entry.record.data)
-    except VmkitError:
-        entry.keep = True
-        return "the next vmkit command removes what is left of it"
-    return "nothing is left of it"
 
 
 def undo(host: Host, data: Mapping[str, object]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from vmkit.errors import DeadlineError, EffectError, VmkitError
 from vmkit.hypervisor.domain import Domain
@@ -14,6 +15,12 @@ from vmkit.system.process import Completed
 _PATIENCE = 60
 """Seconds that the agent has for an answer: a guest that is busy, or on an emulator of an emulator, takes a while."""
 
+_LINE = 5.0
+"""Seconds for an agent to be on the line before it is said to be absent."""
+
+_OFF_THE_LINE = "guest agent is not connected"
+"""What libvirt says where nobody has opened the agent's channel (src/qemu/qemu_domain.c); nothing was sent then."""
+
 
 def answers(domain: Domain) -> bool:
     """Whether the guest agent answers a ping within a second or two."""
@@ -22,6 +29,30 @@ def answers(domain: Domain) -> bool:
     except VmkitError:
         return False
     return True
+
+
+def call(domain: Domain, command: str, arguments: dict[str, Any], *, timeout: int = _PATIENCE) -> Any:
+    """What the agent returns to a command; waits a moment for an agent that is not on the line.
+
+    libvirt learns a moment after a VM went on from memory (restored, reverted, moved) that its agent is there.
+
+    Args:
+        domain: the VM.
+        command: as in the QEMU guest agent protocol reference.
+        arguments: its arguments.
+        timeout: whole seconds for the answer.
+
+    Raises:
+        UnreachableError, EffectError: the agent is not there, does not answer, or refuses.
+    """
+    deadline = Deadline(_LINE)
+    while True:
+        try:
+            return domain.agent(command, arguments, timeout=timeout)
+        except EffectError as e:
+            if deadline.passed or _OFF_THE_LINE not in e.message:
+                raise
+            time.sleep(0.05)
 
 
 def run(
@@ -49,7 +80,7 @@ def run(
     if stdin is not None:
         arguments["input-data"] = base64.b64encode(stdin).decode()
     try:
-        pid = domain.agent("guest-exec", arguments, timeout=patience)["pid"]
+        pid = call(domain, "guest-exec", arguments, timeout=patience)["pid"]
     except VmkitError as e:
         raise EffectError(
             f"cannot run '{argv[0]}' in {domain.name}: {e.message}",

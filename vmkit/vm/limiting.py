@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
-from vmkit.errors import CancelledError, EffectError, NotFoundError, UnreachableError, VmkitError
+from vmkit.errors import CancelledError, EffectError, NotFoundError, VmkitError
 from vmkit.hypervisor import tuning
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
@@ -139,12 +139,7 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     """
     del reporter
     record = entry.record
-    try:
-        host = Host.connect(record.data["uri"])
-    except UnreachableError as e:
-        entry.keep = True
-        raise UnreachableError(f"limits of {record.subject}: {e.message}", hint=e.hint) from e
-    with host:
+    with Host.connect(record.data["uri"]) as host:
         try:
             domain = host.domain(record.data["uuid"])
         except NotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmkit.errors import UnreachableError
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter
 from vmkit.system.journal import Entry
@@ -17,12 +16,7 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     """
     del reporter
     record = entry.record
-    try:
-        host = Host.connect(record.data["uri"])
-    except UnreachableError as e:
-        entry.keep = True
-        raise UnreachableError(f"creation of {record.subject}: {e.message}", hint=e.hint) from e
-    with host:
+    with Host.connect(record.data["uri"]) as host:
         running = [d for d in host.domains() if d.uuid == record.data["uuid"] and d.state().active]
         if record.phase == "start" and running:
             return f"creation of {record.subject} was cut off after the VM had started; it is kept"

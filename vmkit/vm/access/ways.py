@@ -128,7 +128,7 @@ class ByAgent:
 
     def _call(self, command: str, **arguments: Any) -> Any:
         try:
-            return self.domain.agent(command, arguments, timeout=_PATIENCE)
+            return guest.call(self.domain, command, arguments, timeout=_PATIENCE)
         except VmkitError as e:
             path = arguments.get("path", "the file")
             raise EffectError(f"{path} in {self.domain.name}: {e.message}", hint=e.hint) from e

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from vmkit.errors import NotFoundError, UnreachableError, VmkitError
+from vmkit.errors import NotFoundError, VmkitError
 from vmkit.hypervisor import backup as calls
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter
@@ -25,12 +25,7 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     record = entry.record
     data = record.data
     head = f"the backup of {record.subject} was cut off"
-    try:
-        host = Host.connect(data["uri"])
-    except UnreachableError as e:
-        entry.keep = True
-        raise UnreachableError(f"backup of {record.subject}: {e.message}", hint=e.hint) from e
-    with host:
+    with Host.connect(data["uri"]) as host:
         repository = Repository(Shell.of_uri(data["uri"]), data["folder"])
         try:
             domain = host.domain(data["uuid"])

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vmkit.errors import CancelledError, ConflictError, EffectError, RefusedError, VmkitError
+from vmkit.errors import CancelledError, ConflictError, EffectError, RefusedError
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.migration import adopt
+from vmkit.hypervisor.settle import undo_or_keep
 from vmkit.image.place import ensure_pool
 from vmkit.plan import Plan, Step
 from vmkit.progress import Finished, Reporter, Started
@@ -112,7 +113,7 @@ def restore(host: Host, repository: Repository, prepared: Prepared, reporter: Re
         try:
             return _make(host, repository, prepared, entry, interrupted, reporter)
         except BaseException as e:
-            left = _removed(host, entry)
+            left = undo_or_keep(host, entry, undo)
             if by := interrupted():
                 raise CancelledError(f"the restore of {prepared.name} was stopped by {by}; {left}") from e
             if isinstance(e, EffectError):
@@ -175,16 +176,3 @@ def _make(
         console_log=f"{pool.folder}/{log_name(prepared.name)}",
     )
     return adopt(host, rewritten(prepared.backup.xml, change))
-
-
-def _removed(host: Host, entry: Entry) -> str:
-    try:
-        if host.alive:
-            undo(host, entry.record.data)
-        else:
-            with Host.connect(host.uri) as again:
-                undo(again, entry.record.data)
-    except VmkitError:
-        entry.keep = True
-        return "the next vmkit command removes what is left of it"
-    return "nothing is left of it"

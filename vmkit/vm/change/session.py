@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from vmkit.errors import CancelledError, DeadlineError, EffectError, NotFoundError, UnreachableError, VmkitError
+from vmkit.errors import CancelledError, DeadlineError, EffectError, NotFoundError, VmkitError
 from vmkit.hypervisor import alter, hotplug, tuning
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.migration import adopt
@@ -151,12 +151,7 @@ def recover(entry: Entry, reporter: Reporter) -> str:
 
     record = entry.record
     what = f"a change of {record.subject} was cut off"
-    try:
-        host = Host.connect(record.data["uri"])
-    except UnreachableError as e:
-        entry.keep = True
-        raise UnreachableError(f"{what}: {e.message}", hint=e.hint) from e
-    with host:
+    with Host.connect(record.data["uri"]) as host:
         if record.phase == "rename":
             return f"a renaming of {record.subject} was cut off; {rename.recover(host, record.data)}"
         if record.phase in ("recreate", "remove"):

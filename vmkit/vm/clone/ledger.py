@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from vmkit.errors import VmkitError
 from vmkit.hypervisor.host import Host
+from vmkit.hypervisor.settle import undo_or_keep
 from vmkit.image.place import POOL
 from vmkit.system.journal import Entry
 from vmkit.vm.clone.moment import forget, undo, volumes_of
@@ -58,13 +58,4 @@ def clean_up(host: Host, data: dict[str, Any]) -> list[str]:
 
 def clean_up_or_keep(host: Host, entry: Entry) -> str:
     """As `clean_up`, over a new connection if the old one is gone; else the next command does it. Says which."""
-    try:
-        if host.alive:
-            clean_up(host, entry.record.data)
-        else:
-            with Host.connect(host.uri) as again:
-                clean_up(again, entry.record.data)
-    except VmkitError:
-        entry.keep = True
-        return "the next vmkit command removes what is left of it"
-    return "nothing is left of what was not finished"
+    return undo_or_keep(host, entry, clean_up, nothing="nothing is left of what was not finished")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmkit.errors import UnreachableError
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter
 from vmkit.system.journal import Entry
@@ -17,12 +16,7 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     """
     del reporter
     record = entry.record
-    try:
-        host = Host.connect(record.data["uri"])
-    except UnreachableError as e:
-        entry.keep = True
-        raise UnreachableError(f"copying {record.subject}: {e.message}", hint=e.hint) from e
-    with host:
+    with Host.connect(record.data["uri"]) as host:
         said = clean_up(host, record.data)
     kept = [c["name"] for c in record.data["copies"] if c["uuid"] in record.data["done"]]
     what = "; ".join(said) or "nothing was left of it"

@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import replace
 from typing import Any, Final
 
-from vmkit.errors import DeadlineError, IndeterminateError, NotFoundError, UnreachableError, VmkitError
+from vmkit.errors import DeadlineError, IndeterminateError, NotFoundError, VmkitError
 from vmkit.hypervisor import backup
 from vmkit.hypervisor import snapshot as calls
 from vmkit.hypervisor.domain import Domain, DomainState
@@ -36,12 +36,7 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     """
     record = entry.record
     data = record.data
-    try:
-        host = Host.connect(data["uri"])
-    except UnreachableError as e:
-        entry.keep = True
-        raise UnreachableError(f"snapshots of {record.subject}: {e.message}", hint=e.hint) from e
-    with host:
+    with Host.connect(data["uri"]) as host:
         try:
             domain = host.domain(data["uuid"])
         except NotFoundError:
