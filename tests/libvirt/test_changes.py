@@ -17,7 +17,7 @@ from vmkit.progress import silent
 from vmkit.recovery import recover_all
 from vmkit.system.journal import Record, journalled, records
 from vmkit.vm.change import rollback, session
-from vmkit.vm.change.api import Applied, Options
+from vmkit.vm.change.report import Applied, Options
 from vmkit.vm.spec import parse
 
 BASE: dict[str, Any] = {"name": "x", "disks": [{"size": "1G"}, {"size": "2G"}], "nics": [{"network": "default"}]}

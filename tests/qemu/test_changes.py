@@ -21,7 +21,7 @@ from vmkit.image.manifest import Image
 from vmkit.lab.api import Lab
 from vmkit.system.journal import records
 from vmkit.vm.change import plug
-from vmkit.vm.change.api import Applied, Options
+from vmkit.vm.change.report import Applied, Options
 from vmkit.vm.machine import Vm
 from vmkit.vm.spec import parse
 

@@ -13,7 +13,7 @@ from vmkit.errors import SpecError, VmkitError
 from vmkit.values import parse_duration
 
 if TYPE_CHECKING:
-    from vmkit.vm.change.api import Applied, Difference, Options
+    from vmkit.vm.change.report import Applied, Difference, Options
     from vmkit.vm.change.shape import Have
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -188,7 +188,7 @@ def disk_add(context: Context, /, name: str, size: str, *, plan: bool, **far: An
     new = spec_of_disk(size)
 
     def changed(plain: dict[str, Any], have: Have) -> dict[str, Any]:
-        from vmkit.vm.change.api import disks_in
+        from vmkit.vm.change.find import disks_in
 
         return {**plain, "disks": [*disks_in(plain, have), new]}
 
@@ -204,7 +204,7 @@ def disk_remove(context: Context, /, name: str, device: str, *, plan: bool, **fa
     """Take a disk (vdb, ...) from a VM. Its data is kept unless --delete-disks says otherwise."""
 
     def changed(plain: dict[str, Any], have: Have) -> dict[str, Any]:
-        from vmkit.vm.change.api import disks_in, find_disk
+        from vmkit.vm.change.find import disks_in, find_disk
 
         number = find_disk(have, device)
         return {**plain, "disks": [d for i, d in enumerate(disks_in(plain, have)) if i != number]}
@@ -222,7 +222,7 @@ def disk_grow(context: Context, /, name: str, device: str, size: str, *, plan: b
     """Make a disk (vda, ...) larger; the guest sees it at once. What is on it is left to the guest."""
 
     def changed(plain: dict[str, Any], have: Have) -> dict[str, Any]:
-        from vmkit.vm.change.api import disks_in, find_disk
+        from vmkit.vm.change.find import disks_in, find_disk
 
         number = find_disk(have, device)
         disks = [{**d, "size": size} if i == number else d for i, d in enumerate(disks_in(plain, have))]
@@ -248,7 +248,7 @@ def nic_add(context: Context, /, name: str, network: str, *, plan: bool, **far: 
     new = spec_of_nic(network)
 
     def changed(plain: dict[str, Any], _have: Have) -> dict[str, Any]:
-        from vmkit.vm.change.api import nics_in
+        from vmkit.vm.change.find import nics_in
 
         return {**plain, "nics": [*nics_in(plain), new]}
 
@@ -264,7 +264,7 @@ def nic_remove(context: Context, /, name: str, which: str, *, plan: bool, **far:
     """Take a network card from a VM: by its number, the first is 0, or its MAC address."""
 
     def changed(plain: dict[str, Any], have: Have) -> dict[str, Any]:
-        from vmkit.vm.change.api import find_nic, nics_in
+        from vmkit.vm.change.find import find_nic, nics_in
 
         number = find_nic(have, which)
         return {**plain, "nics": [n for i, n in enumerate(nics_in(plain)) if i != number]}
@@ -273,7 +273,7 @@ def nic_remove(context: Context, /, name: str, which: str, *, plan: bool, **far:
 
 
 def _options(far: dict[str, Any], **more: Any) -> Options:
-    from vmkit.vm.change.api import Options
+    from vmkit.vm.change.report import Options
 
     seconds = parse_duration(far.pop("deadline"), path="--deadline")
     return Options(**far, **more, deadline=seconds)
@@ -281,7 +281,7 @@ def _options(far: dict[str, Any], **more: Any) -> Options:
 
 def _change(context: Context, name: str, edit: Any, plan: bool, far: dict[str, Any]) -> None:
     """Make a change of one VM, or show it."""
-    from vmkit.vm.change.api import Difference
+    from vmkit.vm.change.report import Difference
 
     options = _options(far, start=False)
     with progress() as reporter:

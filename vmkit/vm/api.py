@@ -15,7 +15,8 @@ from vmkit.vm.machine import Vm
 if TYPE_CHECKING:
     from vmkit.host.measured import Measured
     from vmkit.plan import Plan
-    from vmkit.vm.change.api import Applied, Source
+    from vmkit.vm.change.api import Source
+    from vmkit.vm.change.report import Applied
     from vmkit.vm.readiness import Ready
     from vmkit.vm.spec import VmSpec
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmkit.errors import ConflictError, NotFoundError
+from vmkit.errors import ConflictError
 from vmkit.hypervisor.domain import Domain, DomainState
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Note, Reporter, silent
 from vmkit.system.files import home, locked
 from vmkit.vm.change.model import Delta, Effect, RemoveDisk
+from vmkit.vm.change.report import Applied, Difference, Options, Row
 from vmkit.vm.machine import Vm
 from vmkit.vm.spec import Document, VmSpec, load_document, parse
 
@@ -22,85 +23,6 @@ if TYPE_CHECKING:
     from vmkit.vm.change.shape import Have
 
 Source = Path | str | Document | Sequence[VmSpec]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One difference, for people and scripts: what, from what, to what, when it takes effect, and why then."""
-
-    path: str
-    old: str
-    new: str
-    effect: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What has to be done about one VM or network.
-
-    Attributes:
-        name: of it.
-        kind: 'vm' or 'network'.
-        action: 'create', 'change', 're-create', 'start', 'reboot' (changed earlier, waits for it) or 'none'.
-        changes: what differs.
-        pending: fields that were changed earlier and wait for a reboot.
-        warnings: what the user should know beforehand.
-    """
-
-    name: str
-    kind: str
-    action: str
-    changes: tuple[Row, ...] = ()
-    pending: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What was done about one VM or network.
-
-    Attributes:
-        name, kind: as in Difference.
-        action: 'created', 'changed', 're-created', 'started', 'rebooted' or 'unchanged'.
-        changes: what was changed.
-        pending: fields that take effect when the VM is shut down and started again.
-        kept: volumes of disks that went; nobody uses them any more, and nothing deletes them.
-        deleted: volumes that were deleted.
-        accelerator, seconds, password: of a VM that was made or waited for.
-    """
-
-    name: str
-    kind: str
-    action: str
-    changes: tuple[Row, ...] = ()
-    pending: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    deleted: tuple[str, ...] = ()
-    accelerator: str | None = None
-    seconds: float | None = None
-    password: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How far a change may go.
-
-    Attributes:
-        reboot: shut VMs down and start them where that takes a change into effect.
-        recreate: make VMs anew where nothing else helps. Disks without an image go over to the new VM.
-        delete_disks: delete the volumes of disks that go.
-        start: start VMs that are shut off.
-        wait: for VMs that were made, started or rebooted.
-        deadline: seconds for each wait.
-    """
-
-    reboot: bool = False
-    recreate: bool = False
-    delete_disks: bool = False
-    start: bool = True
-    wait: bool = False
-    deadline: float = 90.0
 
 
 @dataclass(slots=True)
@@ -446,49 +368,3 @@ def _short(value: object) -> str:
 
 
 _NETWORK_EFFECTS = {"live": Effect.LIVE.value, "re-creation": Effect.RECREATE.value}
-
-
-def find_disk(have: Have, device: str) -> int:
-    """The number in the spec of a disk that was named as the VM has it ('vdb').
-
-    Raises:
-        NotFoundError: there is none.
-    """
-    from vmkit.vm.change.shape import disks_of, effective_disks
-
-    disks = effective_disks(have.spec, image_disk=have.image_disk)
-    shapes = disks_of(have.spec, disks, have.config)
-    names = [s.device if s else None for s in shapes]
-    if device not in names:
-        there = ", ".join(n for n in names if n) or "none"
-        raise NotFoundError(f"{have.name} has no disk '{device}'", hint=f"there is: {there}")
-    return names.index(device)
-
-
-def find_nic(have: Have, which: str) -> int:
-    """The number in the spec of a NIC that was named by its number or its MAC address.
-
-    Raises:
-        NotFoundError: there is none.
-    """
-    from vmkit.vm.change.shape import nics_of
-
-    macs = [s.mac if s else None for s in nics_of(have.spec.nics, have.config)]
-    if which.lower() in macs:
-        return macs.index(which.lower())
-    if which.isascii() and which.isdecimal() and int(which) < len(macs):
-        return int(which)
-    there = ", ".join(f"{i} ({m or 'no card'})" for i, m in enumerate(macs)) or "none"
-    raise NotFoundError(f"{have.name} has no NIC '{which}'", hint=f"there is: {there}")
-
-
-def disks_in(plain: dict[str, Any], have: Have) -> list[dict[str, Any]]:
-    """The disks of a spec as plain data, with the one that it need not name."""
-    from vmkit.vm.change.shape import effective_disks
-
-    return list(plain.get("disks") or [{} for _ in effective_disks(have.spec, image_disk=have.image_disk)])
-
-
-def nics_in(plain: dict[str, Any]) -> list[dict[str, Any]]:
-    """The NICs of a spec as plain data, with the one that it need not name."""
-    return list(plain["nics"]) if "nics" in plain else [{}]

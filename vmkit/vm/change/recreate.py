@@ -13,7 +13,7 @@ from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled, records, taken_over
 from vmkit.vm import create
 from vmkit.vm.change import match
-from vmkit.vm.change.api import Applied, Row
+from vmkit.vm.change.report import Applied, Row
 from vmkit.vm.change.shape import Have, backing_of, disks_of, effective_disks
 from vmkit.vm.machine import Vm
 from vmkit.vm.volume_names import with_free_volumes
@@ -21,7 +21,7 @@ from vmkit.vm.volume_names import with_free_volumes
 if TYPE_CHECKING:
     from vmkit.hypervisor.domain import Domain
     from vmkit.progress import Reporter
-    from vmkit.vm.change.api import Options
+    from vmkit.vm.change.report import Options
     from vmkit.vm.create import Prepared
     from vmkit.vm.spec import VmSpec
 
