@@ -6,6 +6,7 @@ So whatever the user set up for `qemu+ssh://` (agent, ~/.ssh/config, jump hosts,
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
@@ -21,6 +22,44 @@ _WORD = re.compile(r"[A-Za-z0-9_.:%\[][A-Za-z0-9_.:%@\[\]-]*\Z", re.ASCII)
 _TARGET = re.compile(
     r"(?:([A-Za-z0-9_][A-Za-z0-9_.-]*)@)?([A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?\Z"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class SshWay:
+    """How ssh(1) gets to the host of a libvirt URI, as its parameters say (https://libvirt.org/uri.html).
+
+    Attributes:
+        host, user, port: of the URI; '' and 0 where it names none.
+        program: that is run as ssh.
+        key: private key file; '' for those that ssh tries by itself.
+        given: all parameters.
+    """
+
+    host: str
+    user: str
+    port: int
+    program: str
+    key: str
+    given: Mapping[str, str]
+
+    @classmethod
+    def of(cls, uri: str) -> Self | None:
+        """None where the URI does not name another machine by way of ssh.
+
+        Raises:
+            ValueError: it is not a URI.
+        """
+        parts = urlsplit(uri)
+        host, port = parts.hostname or "", parts.port or 0
+        if parts.scheme.partition("+")[2] not in ("ssh", "libssh", "libssh2") or not host or host.startswith("-"):
+            return None
+        given = {k: v[-1] for k, v in parse_qs(parts.query).items()}
+        program = given.get("command") or "ssh"
+        return cls(host, parts.username or "", port, program, given.get("keyfile", ""), given)
+
+    def options(self) -> list[str]:
+        """Key and port."""
+        return [*(["-i", self.key] if self.key else []), *(["-p", str(self.port)] if self.port else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +93,31 @@ class Shell:
             UnsupportedError: it names another machine, and not by way of ssh.
         """
         try:
-            parts = urlsplit(uri)
-            host, user, port = parts.hostname or "", parts.username or "", parts.port
+            far, way = urlsplit(uri).hostname, SshWay.of(uri)
         except ValueError as e:
-            raise SpecError(f"{quoted(uri)} is not a libvirt URI", path="--connect") from e
-        if not host:
+            raise SpecError(
+                f"{quoted(uri)} is not a libvirt URI", path="--connect", hint="one is like qemu+ssh://root@HOST/system"
+            ) from e
+        if not far:
             return cls.local()
-        if parts.scheme.partition("+")[2] not in ("ssh", "libssh", "libssh2"):
+        if not _WORD.match(far) or (way and way.user and not _WORD.match(way.user)):
+            raise SpecError(
+                f"{quoted(uri)} has a host or user that ssh would not take",
+                path="--connect",
+                hint="one is like qemu+ssh://root@HOST/system",
+            )
+        if way is None:
             raise UnsupportedError(
                 f"{quoted(uri)} leads to libvirt alone, and most of a host's facts are found beside it",
-                hint=f"give a way in with --ssh: --ssh root@{host}",
+                hint=f"give a way in with --ssh: --ssh root@{far}",
             )
-        if not _WORD.match(host) or (user and not _WORD.match(user)):
-            raise SpecError(f"{quoted(uri)} has a host or user that ssh would not take", path="--connect")
-        given = {k: v[-1] for k, v in parse_qs(parts.query).items()}
         options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT}"]
-        if given.get("no_verify") == "1":
+        if way.given.get("no_verify") == "1":
             options += ["-o", "StrictHostKeyChecking=no"]
-        if known := given.get("known_hosts"):
+        if known := way.given.get("known_hosts"):
             options += ["-o", f"UserKnownHostsFile={known}"]
-        if key := given.get("keyfile"):
-            options += ["-i", key]
-        options += ["-p", str(port)] if port else []
-        options += ["-l", user] if user else []
-        return cls((given.get("command") or "ssh", *options, "--", host, "exec /bin/sh"), host, True)
+        options += [*way.options(), *(["-l", way.user] if way.user else [])]
+        return cls((way.program, *options, "--", way.host, "exec /bin/sh"), way.host, True)
 
     def run_script(self, script: str, *, timeout: float) -> Completed:
         """Run a script to its end; its exit status is not looked at.

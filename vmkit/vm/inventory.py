@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, urlsplit
+
+from vmkit.system.shell import SshWay
 
 if TYPE_CHECKING:
     from vmkit.vm.overview import Overview
@@ -89,17 +90,13 @@ def answer_list(found: dict[str, Any]) -> dict[str, Any]:
 def _jump(uri: str) -> str | None:
     """Arguments that lead ssh through the VMs' host; None where they are reached from here, or cannot be."""
     try:
-        parts = urlsplit(uri)
-        host, user, port = parts.hostname or "", parts.username, parts.port
+        way = SshWay.of(uri)
     except ValueError:
         return None
-    if "ssh" not in parts.scheme.partition("+")[2] or not host or host.startswith("-"):
+    if way is None:
         return None
-    given = parse_qs(parts.query)
-    words = [given.get("command", ["ssh"])[-1], "-W", "%h:%p", "-q"]
-    words += ["-i", given["keyfile"][-1]] if "keyfile" in given else []
-    words += ["-p", str(port)] if port else []
-    words += ["-l", user] if user else []
+    host = way.host
+    words = [way.program, "-W", "%h:%p", "-q", *way.options(), *(["-l", way.user] if way.user else [])]
     if not all(_SAFE.match(w) for w in [*words, host]):
         return None  # what would need quotes in quotes is left to ~/.ssh/config
     return f"-o ProxyCommand='{' '.join([*words, host])}'"

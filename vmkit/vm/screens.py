@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree as ET
 
 from vmkit.errors import ConflictError, NotFoundError, SpecError, UnsupportedError
+from vmkit.system.shell import SshWay
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.domain import Domain
@@ -135,24 +135,20 @@ def tunnel(uri: str, screen: Screen) -> str | None:
     It takes user, port, key and program from the URI. The socket of a screen becomes one in /tmp.
     """
     try:
-        parts = urlsplit(uri)
-        host, user, port = parts.hostname or "", parts.username, parts.port
+        way = SshWay.of(uri)
     except ValueError:
         return None
-    if "ssh" not in parts.scheme.partition("+")[2] or not host or host.startswith("-"):
+    if way is None:
         return None
     number = screen.port or screen.tls_port
     if screen.socket:
-        way = f"/tmp/{screen.socket.rpartition('/')[2]}:{screen.socket}"  # noqa: S108 - a proposal
+        road = f"/tmp/{screen.socket.rpartition('/')[2]}:{screen.socket}"  # noqa: S108 - a proposal
     elif number:
-        way = f"{number}:{_bracketed(screen._near)}:{number}"
+        road = f"{number}:{_bracketed(screen._near)}:{number}"
     else:
         return None
-    given = parse_qs(parts.query)
-    words = [given.get("command", ["ssh"])[-1], "-N", "-L", way]
-    words += ["-i", given["keyfile"][-1]] if "keyfile" in given else []
-    words += ["-p", str(port)] if port else []
-    return shlex.join([*words, f"{user}@{host}" if user else host])
+    there = f"{way.user}@{way.host}" if way.user else way.host
+    return shlex.join([way.program, "-N", "-L", road, *way.options(), there])
 
 
 def _running(host: Host, name: str) -> Domain:
