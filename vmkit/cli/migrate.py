@@ -94,6 +94,14 @@ def migrate() -> None:
 @click.option("--auto-converge", is_flag=True, help="Slow the guest down if it changes memory faster than it is sent.")
 @click.option("--parallel", metavar="N", type=int, help="Send over so many connections.")
 @click.option("--compress", metavar="HOW", help="xbzrle; with --parallel: zstd or zlib.")
+@click.option(
+    "--transport",
+    type=click.Choice(["auto", "direct", "tls", "ssh"]),
+    default="auto",
+    show_default=True,
+    help="What carries it: auto is direct; ssh is a tunnel that needs no port but ssh's.",
+)
+@click.option("--congestion", metavar="NAME", help="With --transport ssh: TCP congestion control, as bbr or cubic.")
 @click.option("--probe", metavar="ADDRESS[:PORT]", help="Measure the gap that the guest's UDP echo shows outside.")
 @click.option("--plan", "only_plan", is_flag=True, help="Check both hosts, print what would be done, and stop.")
 @click.option("--record", "recording", type=click.Path(path_type=Path, dir_okay=False), help="Write a recording there.")
@@ -110,6 +118,8 @@ def move(
     auto_converge: bool,
     parallel: int | None,
     compress: str | None,
+    transport: str,
+    congestion: str | None,
     probe: str | None,
     only_plan: bool,
     recording: Path | None,
@@ -135,6 +145,8 @@ def move(
         "compression": compress,
         "parallel": parallel,
         "recording": recording,
+        "transport": transport,
+        "congestion": congestion,
     }
     migrations = ctx.client().migrations
     if only_plan:

@@ -48,6 +48,9 @@ class Options:
         auto_converge: let QEMU slow the guest's vCPUs down when it dirties memory faster than it is sent.
         compression: '' for none, 'xbzrle', or (with parallel connections) 'zstd' or 'zlib'.
         parallel: connections; 0 for the one that QEMU uses by itself.
+        tls: encrypted with the certificates of both hosts.
+        uri: where the memory goes; '' for what the target names (its host name, a port that it chooses).
+        disks_uri: the same for disks that are copied.
     """
 
     live: bool = True
@@ -55,6 +58,9 @@ class Options:
     auto_converge: bool = False
     compression: str = ""
     parallel: int = 0
+    tls: bool = False
+    uri: str = ""
+    disks_uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +322,12 @@ def _flags(options: Options) -> tuple[int, dict[str, Any]]:
     if options.parallel:
         flags |= libvirt.VIR_MIGRATE_PARALLEL
         params[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = options.parallel
+    if options.tls:
+        flags |= libvirt.VIR_MIGRATE_TLS
+    if options.uri:
+        params[libvirt.VIR_MIGRATE_PARAM_URI] = options.uri
+    if options.disks_uri:
+        params[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = options.disks_uri
     return flags, params
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Unpack
 
 from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableError, VmkitError
-from vmkit.migrate import record, recovery
+from vmkit.migrate import carry, record, recovery
 from vmkit.migrate.control import Steering, Terms
 from vmkit.migrate.facts import GuestFacts, has_userfaultfd, observe_guest, observe_host, observe_target
 from vmkit.migrate.locks import vm_lock
@@ -25,6 +25,7 @@ from vmkit.migrate.replay import Recording, Replayed, load, replay_all, save
 from vmkit.migrate.report import MigrationReport, downtime_ms, outcome, technique
 from vmkit.migrate.session import Steer, Stop, StopReason, Transfer, failure, transfer, unbreakable
 from vmkit.migrate.settle import CONNECT_S, Reach, Settled, bounded, settle
+from vmkit.migrate.transport import check_carriage
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Note, Reporter, Started, silent
 from vmkit.system.clock import stopwatch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vmkit.hypervisor.host import Host
     from vmkit.hypervisor.migration import Options
     from vmkit.system.journal import Entry
+    from vmkit.system.tunnel import Road
 
 VERIFY_S: Final = 30.0
 
@@ -60,7 +62,8 @@ class Migrations:
         guest = observe_guest(source.domain(name))
         try:
             with _target(to) as target:
-                return judge(_case(request, source, target, guest)[0])
+                case = _case(request, source, target, guest)[0]
+                return carry.examined(judge(case), request.carriage, case)
         except UnreachableError as e:
             return Preflight(name, source.uri, to, (Finding("hosts", Level.REFUSED, e.message, e.hint),))
 
@@ -78,7 +81,7 @@ class Migrations:
         guest = observe_guest(domain)
         with _target(to) as target:
             case, open_ways = _case(request, source, target, guest)
-            report = judge(case)
+            report = carry.examined(judge(case), request.carriage, case)
             ahead = look_ahead(request, case, open_ways, domain) if guest.running or guest.paused else None
             return make_plan(request, case, report, ahead)
 
@@ -133,7 +136,9 @@ class Migrations:
                     hint="give it more time (--deadline), or more --bandwidth",
                 )
             prober = stack.enter_context(probing(request.probe))
-            return _carry_out(request, case, ahead, domain, target, entry, prober, unbreakable(reporter), cancelled)
+            road = stack.enter_context(carry.road_for(request.carriage, source.uri, target.uri))
+            told = unbreakable(reporter)
+            return _carry_out(request, case, ahead, domain, target, entry, prober, road, told, cancelled)
 
     def stats(self) -> Accuracy:
         """How good the predictions of this machine's migrations have been."""
@@ -152,11 +157,12 @@ class Migrations:
         elapsed = stopwatch()
         reporter(Started("preflight"))
         case, open_ways = _case(request, domain.host, target, observe_guest(domain))
-        report = judge(case)
+        report = carry.examined(judge(case), request.carriage, case)
         for finding in report.warnings:
             reporter(Note(finding.text, warning=True))
         report.require()
         reporter(Finished("preflight", elapsed(), f"{len(report.findings)} checks"))
+        reporter(Note(f"transport {request.carriage.taken.value}: {request.carriage.why}"))
         return case, open_ways
 
 
@@ -168,6 +174,7 @@ def _carry_out(
     target: Host,
     entry: Entry,
     prober: Prober | None,
+    road: Road | None,
     reporter: Reporter,
     cancelled: Callable[[], bool],
 ) -> MigrationReport:
@@ -185,6 +192,7 @@ def _carry_out(
             target_defined=intent.target_defined,
             same_storage=same_storage(guest, case.meeting.files),
             downtime_before=_set_downtime(domain, request, ahead.terms),
+            road=carry.plain(road),
         )
         entry.keep = True  # until it is known what became of it, whatever is raised
         state = transfer(
@@ -194,7 +202,9 @@ def _carry_out(
             bandwidth=request.bandwidth,
             same_storage=same_storage(guest, case.meeting.files),
             deadline=request.deadline,
-            steer=Steer(Steering(ahead.terms), _options(request, ahead), lambda: _advance(entry, "post-copy")),
+            steer=Steer(
+                Steering(ahead.terms), _options(request, ahead, road), lambda: _advance(entry, "post-copy"), road
+            ),
             wish=_wish(entry, signalled, cancelled),
             reporter=reporter,
         )
@@ -227,12 +237,13 @@ def _remember(request: Request, case: Case, ahead: Outlook, state: Transfer, end
             save(Recording(g.name, ahead.terms, state.looks, state.made, kept, predicted), request.recording)
 
 
-def _options(request: Request, ahead: Outlook) -> Options:
+def _options(request: Request, ahead: Outlook, road: Road | None) -> Options:
     from vmkit.hypervisor.migration import Options
 
     wish = request.wish
     live = request.mode is not Mode.STOP_COPY
-    return Options(live, ahead.ways.post_copy, wish.auto_converge, wish.compression, wish.parallel)
+    options = Options(live, ahead.ways.post_copy, wish.auto_converge, wish.compression, wish.parallel)
+    return carry.directed(options, request.carriage, road)
 
 
 def _conclude(
@@ -375,6 +386,7 @@ def _case(request: Request, source: Host, target: Host, guest: GuestFacts) -> tu
         raise NotFoundError(f"{guest.name} has no domain type")
     here, there = observe_host(source), observe_host(target)
     check_wish(request.mode, request.wish, here.driver)
+    check_carriage(request.carriage, here.driver, request.wish.parallel)
     post = replace(request.wish, post_copy=True)
     open_ways = ways(request.mode, post, guest, here, replace(there, userfaultfd=True))
     if open_ways.post_copy:  # all but this speaks for it, so it is worth a look

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vmkit import errors
 from vmkit.errors import EffectError, VmkitError
 from vmkit.system.companion import Companion
+from vmkit.system.tunnel import Road, carried
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.migration import Options
@@ -79,16 +80,20 @@ class Keeper:
             raise self._refusal
 
 
-def order(source: str, target: str, uuid: str, arguments: dict[str, Any], options: Options) -> dict[str, Any]:
-    """What the process has to be told; `arguments` are those of `migrate_live`."""
-    return {"source": source, "target": target, "uuid": uuid, "call": arguments, "options": asdict(options)}
+def order(
+    source: str, target: str, uuid: str, arguments: dict[str, Any], options: Options, road: Road | None = None
+) -> dict[str, Any]:
+    """What the process has to be told; `arguments` are those of `migrate_live`, `road` is a tunnel to open."""
+    tunnel = None if road is None else road.plain()
+    call = {"call": arguments, "options": asdict(options), "road": tunnel}
+    return {"source": source, "target": target, "uuid": uuid, **call}
 
 
 def _error(answer: dict[str, Any]) -> VmkitError:
     kind = getattr(errors, str(answer.get("kind")), None)
     if not (isinstance(kind, type) and issubclass(kind, VmkitError)):
         kind = EffectError
-    return kind(str(answer.get("message")), hint=answer.get("hint"))
+    return kind(str(answer.get("message")), hint=answer.get("hint"), details=tuple(answer.get("details") or ()))
 
 
 # -- the process itself
@@ -136,14 +141,16 @@ def _hold(told: dict[str, Any], obey: Callable[[Callable[[], None]], None]) -> N
     from vmkit.hypervisor.host import Host
     from vmkit.hypervisor.migration import Options, migrate_live, start_postcopy
 
+    road = Road.parse(told["road"]) if told["road"] else None
     with Host.connect(told["source"], events=True) as source, Host.connect(told["target"], events=True) as target:
         domain = source.domain(told["uuid"])
         threading.Thread(target=obey, args=(lambda: start_postcopy(domain),), daemon=True).start()
-        migrate_live(domain, target, options=Options(**told["options"]), **told["call"])
+        with carried(road):
+            migrate_live(domain, target, options=Options(**told["options"]), **told["call"])
 
 
 def _plain(error: VmkitError) -> dict[str, Any]:
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "details": [*error.details]}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from vmkit.migrate.modes import WHAT_IT_IS, Mode
 from vmkit.migrate.outlook import Outlook
 from vmkit.migrate.predict import Prediction, describe, expected
 from vmkit.migrate.preflight import Case, Preflight
+from vmkit.migrate.transport import PLAIN as STRAIGHT
+from vmkit.migrate.transport import Carriage, carriage_of
 from vmkit.migrate.wish import PLAIN, Wish
 from vmkit.plan import Choice, Plan, Step
 from vmkit.values import Bytes, quoted, show_duration
@@ -31,6 +33,8 @@ class How(TypedDict, total=False):
         compression: 'xbzrle', or with `parallel` 'zstd' or 'zlib'.
         parallel: connections to send over; 2 to 255.
         recording: file to write what the transfer went through to, for `Migrations.replay`.
+        transport: 'auto' (which is 'direct'), 'direct', 'tls' or 'ssh'.
+        congestion: with `ssh`, the TCP congestion control of what this machine sends: 'bbr', 'cubic'.
     """
 
     deadline: float
@@ -42,6 +46,8 @@ class How(TypedDict, total=False):
     compression: str | None
     parallel: int | None
     recording: Path | None
+    transport: str
+    congestion: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class Request:
         wish: compression, connections, auto-converge; post_copy in it is decided from `mode` and the facts.
         recording: file to write what the transfer went through to; None for none.
         probe: 'ADDRESS' or 'ADDRESS:PORT' of the guest's UDP echo; None for no probing.
+        carriage: how the memory gets from host to host.
     """
 
     vm: str
@@ -67,6 +74,7 @@ class Request:
     mode: Mode = Mode.AUTO
     wish: Wish = PLAIN
     recording: Path | None = None
+    carriage: Carriage = STRAIGHT
 
     def check(self) -> None:
         """Raise SpecError if a value cannot be meant."""
@@ -102,6 +110,7 @@ def request_of(name: str, to: str, how: How) -> Request:
         mode,
         Wish(False, how.get("auto_converge", False), how.get("compression") or "", how.get("parallel") or 0),
         None if recording is None else Path(recording),
+        carriage_of(how.get("transport"), how.get("congestion")),
     )
     request.check()
     if request.probe is not None:
@@ -164,6 +173,7 @@ def _choices(request: Request, case: Case) -> list[Choice]:
     choices = [
         Choice("technique", request.mode.value, WHAT_IT_IS[request.mode]),
         Choice("steering", "this process", "it holds both connections: if it dies, both libvirts end the migration"),
+        Choice("transport", request.carriage.taken.value, request.carriage.why),
         Choice("deadline", show_duration(request.deadline), "after that the transfer is given up; the VM runs on here"),
         Choice("bandwidth", limit, _why(request.bandwidth)),
         Choice("max downtime", pause, _why(request.max_downtime)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vmkit.errors import ConflictError, IndeterminateError
 from vmkit.host.traps import POSTCOPY_RESUME
+from vmkit.migrate import carry
 from vmkit.migrate.facts import Version
 from vmkit.migrate.locks import vm_lock
 from vmkit.migrate.outcome import Intent, Place
@@ -71,6 +72,8 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
             finish_definition(target, uuid, data)
         elif settled.verdict.place is Place.SOURCE:
             restore_downtime(source, uuid, data)
+        if settled.verdict.place in (Place.SOURCE, Place.TARGET, Place.NOWHERE):
+            carry.sweep(data)
     return f"{head}; {_tell(settled, entry, here, there)}"
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vmkit.hypervisor.domain import Domain, JobStats
     from vmkit.hypervisor.host import Host
     from vmkit.hypervisor.migration import Options
+    from vmkit.system.tunnel import Road
 
 POLL_S: Final = 0.2
 ABORT_PATIENCE_S: Final = 90.0
@@ -109,11 +110,13 @@ class Steer:
         policy: decides.
         options: how the memory goes across.
         on_switch: called before the switch to post-copy, which cannot be taken back.
+        road: the tunnel that the options lead through; None for none.
     """
 
     policy: Policy
     options: Options
     on_switch: Callable[[], None] = lambda: None
+    road: Road | None = None
 
 
 def transfer(
@@ -142,24 +145,26 @@ def transfer(
         reporter: hears how far it is.
     """
     from vmkit.hypervisor.migration import migrate_live, start_postcopy
+    from vmkit.system.tunnel import carried
 
     state = Transfer()
     wish = _guarded(wish)
     switch: Callable[[], None] = partial(start_postcopy, domain)
 
     def call() -> None:
-        migrate_live(
-            domain,
-            target,
-            persistent=persistent,
-            bandwidth=bandwidth,
-            same_storage=same_storage,
-            options=steer.options,
-        )
+        with carried(steer.road):
+            migrate_live(
+                domain,
+                target,
+                persistent=persistent,
+                bandwidth=bandwidth,
+                same_storage=same_storage,
+                options=steer.options,
+            )
 
     if steer.options.post_copy:
         arguments = {"persistent": persistent, "bandwidth": bandwidth, "same_storage": same_storage}
-        keeper = Keeper(order(domain.host.uri, target.uri, domain.uuid, arguments, steer.options))
+        keeper = Keeper(order(domain.host.uri, target.uri, domain.uuid, arguments, steer.options, steer.road))
         call, switch = keeper.migrate, keeper.switch
 
     def work() -> None:
@@ -374,7 +379,8 @@ def failure(name: str, state: Transfer, settled: Settled, *, source: str, target
     if isinstance(error, RefusedError) and not isinstance(error, UnreachableError) and not settled.done:
         return error
     text = error.message if error else "it ended without an error and without the VM at the target"
-    return EffectError(f"the migration of {name} failed: {text}", left=stays, details=settled.trouble)
+    said = error.details if error else ()
+    return EffectError(f"the migration of {name} failed: {text}", left=stays, details=(*said, *settled.trouble))
 
 
 def _why_slow(state: Transfer) -> str:
