@@ -55,13 +55,16 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    table = Table(title=f"{result['area']}: wall time, {result['rows'][0]['runs']} runs of each, interleaved")
+    what = result.get("measured_is", f"wall time, {result['rows'][0]['runs']} runs of each, interleaved")
+    table = Table(title=f"{result['area']}: {what}")
     table.add_column("command")
-    for heading in ("median ms", "q1 - q3", "fastest", f"of {result['relative']}"):
+    slowest = any("slowest" in r for r in result["rows"])
+    for heading in ("median ms", "q1 - q3", "fastest", *("slowest",) * slowest, f"of {result['relative']}"):
         table.add_column(heading, justify="right")
-    for r in sorted(result["rows"], key=lambda r: r["median"]):
+    for r in result["rows"] if slowest else sorted(result["rows"], key=lambda r: r["median"]):
         spread, share = f"{r['q1']:.0f} - {r['q3']:.0f}", f"{r['relative']:.2f}"
-        table.add_row(r["name"], f"{r['median']:.1f}", spread, f"{r['fastest']:.1f}", share)
+        last = (f"{r['slowest']:.1f}",) if slowest else ()
+        table.add_row(r["name"], f"{r['median']:.1f}", spread, f"{r['fastest']:.1f}", *last, share)
     console.print(table)
     for claim in result["claims"]:
         mark = "[green]holds[/]" if claim["holds"] else "[red]does not hold[/]"

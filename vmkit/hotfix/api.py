@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from vmkit.errors import NotFoundError, RefusedError, VmkitError
 from vmkit.hotfix import manifest, undo
 from vmkit.hotfix.authoring import Authoring, verified
 from vmkit.hotfix.manifest import Patch
+from vmkit.hotfix.operation import changes_for, settle, transact
 from vmkit.hotfix.plans import Action, decide, plan_for, refuse_other_edition
 from vmkit.hotfix.signing import is_signed
 from vmkit.hotfix.survey import Finding, look, survey
 from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hotfix.targets.qemu import find_images
-from vmkit.hotfix.transaction import MAX_PAUSE, Change, Hook, Transaction, hook_from_environment
+from vmkit.hotfix.transaction import MAX_PAUSE, Change, Hook, Outcome, hook_from_environment
 from vmkit.hotfix.undo import Saved
-from vmkit.hotfix.verify import Span, State, Write, merge, resolve, writes_back, writes_for
+from vmkit.hotfix.verify import State, resolve
 from vmkit.hypervisor.host import Host
 from vmkit.plan import Plan
-from vmkit.progress import Finished, Note, Reporter, Started, silent
+from vmkit.progress import Finished, Reporter, Started, silent
 from vmkit.system.clock import stopwatch
-from vmkit.system.journal import journalled, records, taken_over
 from vmkit.values import quoted
 
 
@@ -65,6 +65,7 @@ class HotfixReport:
         id, title: of the patch.
         state: 'applied', 'already applied', 'reverted' or 'not applied' (revert found nothing to take back).
         pause_ms: the longest pause of a guest; 0 if none was paused.
+        standing_ms: how long all of these guests stood at once.
         processes: every process of the host.
     """
 
@@ -72,6 +73,7 @@ class HotfixReport:
     title: str
     state: str
     pause_ms: float
+    standing_ms: float
     processes: tuple[ProcessReport, ...]
 
 
@@ -131,7 +133,7 @@ class Hotfixes(Authoring):
             found = survey(self._connect(), patch, stack)
             chosen = decide(action, patch, found)
             _check_code(action, patch, chosen)
-            _changes(action, patch, chosen)
+            changes_for(action, patch, chosen)
             return plan_for(action, patch, found, chosen)
 
     def check(self, source: str | Path, *, allow_unsigned: bool | None = None) -> CheckReport:
@@ -194,7 +196,7 @@ class Hotfixes(Authoring):
         max_pause: float,
         allow_unsigned: bool | None = None,
     ) -> HotfixReport:
-        _settle(reporter)
+        settle(reporter)
         with undo.one_at_a_time(), ExitStack() as stack:
             reporter(Started("check"))
             clock = stopwatch()
@@ -206,16 +208,21 @@ class Hotfixes(Authoring):
             _check_code(action, patch, chosen)
             if action is Action.APPLY:
                 _refuse_other_edition(patch)
-            changes = _changes(action, patch, chosen)
+            changes = changes_for(action, patch, chosen)
             reporter(Finished("check", clock(), f"{len(found.findings)} processes"))
-            pauses: dict[str, float] = {}
+            outcome = Outcome()
             if changes:
                 hook = self._hook or hook_from_environment()
-                pauses = _transact(action, patch, text, host.uri, changes, hook, max_pause, reporter)
+                outcome = transact(action, patch, text, host.uri, changes, hook, max_pause, reporter)
         done = {Action.APPLY: ("applied", "already applied"), Action.REVERT: ("reverted", "not applied")}[action]
-        processes = tuple(_report(f, changes, pauses) for f in found.findings)
+        pauses = outcome.pause_ms
         return HotfixReport(
-            patch.id, patch.title, done[0] if changes else done[1], max(pauses.values(), default=0.0), processes
+            patch.id,
+            patch.title,
+            done[0] if changes else done[1],
+            max(pauses.values(), default=0.0),
+            outcome.standing_ms,
+            tuple(_report(f, changes, pauses) for f in found.findings),
         )
 
 
@@ -265,102 +272,6 @@ def _check_code(action: Action, patch: Patch, chosen: Iterable[Finding]) -> None
     for image in binaries.values() if action is Action.APPLY else ():
         sites = resolve(patch, image.binary, 0, image.label)
         check_code(patch, sites, read_code(image.binary), image.label)
-
-
-def _changes(action: Action, patch: Patch, chosen: Iterable[Finding]) -> list[Change]:
-    """What to write where; a second look at each process, with whole pages.
-
-    Raises:
-        RefusedError: nobody knows any more what was there before.
-    """
-    remembered = undo.recall(patch.id) if action is Action.REVERT else None
-    changes = []
-    for finding in chosen:
-        image = finding.image
-        writes: tuple[Write, ...] | None
-        if action is Action.APPLY:
-            writes = writes_for(finding.sites, image.read)
-        else:
-            writes = writes_back(finding.sites, remembered.of(image.process) if remembered else ())
-        if writes is None:
-            raise RefusedError(
-                f"nothing on this machine says what {image.label} held before patch {patch.id}",
-                hint="restart the VM to be rid of the patch, or run vmkit where it was applied",
-            )
-        clear = tuple(Span(r.address + image.bias, r.length) for r in patch.clear)
-        changes.append(Change(image, writes, merge(writes, image.read), clear))
-    return changes
-
-
-def _transact(
-    action: Action,
-    patch: Patch,
-    text: str,
-    uri: str,
-    changes: list[Change],
-    hook: Hook,
-    max_pause: float,
-    reporter: Reporter,
-) -> dict[str, float]:
-    """Record, journal, write. Returns the pause of each guest (uuid) in milliseconds."""
-    chosen = [c.image for c in changes if isinstance(c.image, ProcessImage)]
-    guests = [g for c in changes if (g := getattr(c.image, "guest", None)) and g.runs]
-    hook("record")
-    undo.save(patch.id, text, [_saved(action, c) for c in changes])
-    hook("journal")
-    with journalled(
-        *("hotfix", patch.id, "writing"),
-        uri=uri,
-        action=action.value,
-        processes=[[i.process.pid, i.process.start, i.label] for i in chosen],
-        guests=[[g.name, g.uuid] for g in guests],
-    ) as entry:
-        entry.keep = True
-        transaction = Transaction(f"hotfix {patch.id}", changes, guests, hook=hook, max_pause=max_pause)
-        reporter(Started(action.value))
-        clock = stopwatch()
-        try:
-            transaction.run()
-        finally:
-            entry.keep = not transaction.outcome.clean
-            if entry.keep and transaction.outcome.verified:
-                with suppress(VmkitError):  # a full disk must not hide the error of the transaction
-                    entry.advance("written")  # only guests are left to be resumed
-        entry.keep = True  # until the end is noted: a crash before that undoes, one after it has nothing to do
-        hook("note-written")
-        # All is done and verified: a disk that is full from here on is no failure. The entry's removal needs no space,
-        # and a record of what was reverted does no harm.
-        with suppress(VmkitError):
-            entry.advance("written")
-        hook("finish")
-        if action is Action.REVERT:
-            with suppress(VmkitError):
-                undo.forget(patch.id, [i.process for i in chosen])
-        entry.keep = False
-    pauses = transaction.outcome.pause_ms
-    longest = f"longest pause {max(pauses.values()):.0f} ms" if pauses else "no guest ran"
-    reporter(Finished(action.value, clock(), longest))
-    return pauses
-
-
-def _saved(action: Action, change: Change) -> Saved:
-    """In apply's direction, whichever way this goes."""
-    image = change.image
-    assert isinstance(image, ProcessImage)  # noqa: S101 - the only kind so far
-    guest = getattr(image, "guest", None)
-    writes = change.writes if action is Action.APPLY else tuple(w.reversed for w in change.writes)
-    return Saved(image.process, guest.name if guest else image.label, writes)
-
-
-def _settle(reporter: Reporter) -> None:
-    """Finish or undo what an earlier hotfix left when it was killed, before a new one looks at the processes."""
-    from vmkit.hotfix.recovery import recover
-
-    for record in records("hotfix"):
-        if record.orphaned:
-            with taken_over(record) as entry:
-                if entry is not None:
-                    reporter(Note(f"{record.id}: {recover(entry, reporter)}", warning=True))
 
 
 def _report(finding: Finding, changes: list[Change], pauses: dict[str, float]) -> ProcessReport:

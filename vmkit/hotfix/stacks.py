@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Final
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from vmkit.hotfix.verify import Span
 from vmkit.system.procmem import Mapping
 
-COROUTINE_LIMIT: Final = 16 << 20
-"""Largest mapping that is taken for a stack that no thread is on; QEMU's coroutines have 1 MiB (coroutine_int.h)."""
+COROUTINE_STACK: Final = 1 << 20
+"""Bytes of a coroutine's stack in QEMU (COROUTINE_STACK_SIZE in include/qemu/coroutine_int.h)."""
+FIRST_STACK: Final = "[stack]"
+"""What the kernel calls the stack of a process's first thread (proc_pid_maps(5))."""
+CALL_LENGTH: Final = 7
+"""Bytes of the longest call of x86-64 without a prefix: ff /2 with SIB and disp32 (Intel SDM vol. 2)."""
+_CALL: Final = re.compile(rb"\xe8|\xff(?=[\x10-\x17\x50-\x57\x90-\x97\xd0-\xd7])", re.DOTALL)
+"""`call rel32`, or `ff` with 2 in the middle bits of the byte behind it."""
+STACK_LIMIT: Final = 16 << 20
+"""Largest mapping that is taken for one stack that no thread is on."""
+
+
+class Stack(NamedTuple):
+    """Where a stack may be: from `start`, as far as `end`, in a mapping that reaches to `top`."""
+
+    start: int
+    end: int
+    top: int
 
 
 def words_in(data: bytes, spans: Sequence[Span]) -> Iterator[int]:
@@ -33,25 +50,43 @@ def stack_of(maps: Sequence[Mapping], pointer: int) -> tuple[int, int] | None:
     return (pointer & -8, m.end) if m is not None else None
 
 
-def loose_stacks(maps: Sequence[Mapping], pointers: Sequence[int]) -> list[tuple[int, int]]:
-    """Mappings that may be stacks that no thread is on, of coroutines for one: anonymous, behind a guard page."""
+def loose_stacks(maps: Sequence[Mapping]) -> list[Stack]:
+    """Where stacks may be that no thread is on: anonymous mappings behind a guard page, those of coroutines for one.
+
+    The first thread's own stack is one too: no thread is on it while that one is on a coroutine's. A mapping that is
+    too large is a coroutine's stack that the kernel has joined with what lies above it, or no stack: then as much of it
+    counts as a coroutine has.
+    """
     found = []
-    for guard, m in itertools.pairwise(maps):
-        if (
-            m.permissions == "rw-p"
-            and not m.path
-            and guard.permissions == "---p"
-            and guard.end == m.start
-            and m.end - m.start <= COROUTINE_LIMIT
-            and not any(m.start <= p < m.end for p in pointers)
-        ):
-            found.append((m.start, m.end))
+    for before, m in itertools.pairwise(maps):
+        if m.permissions != "rw-p":
+            continue
+        if m.path == FIRST_STACK or (m.end - m.start <= STACK_LIMIT and _guarded(before, m)):
+            found.append(Stack(m.start, m.end, m.end))
+        elif _guarded(before, m):
+            found.append(Stack(m.start, m.start + COROUTINE_STACK, m.end))
     return found
 
 
-def may_return(code: bytes) -> bool:
-    """Whether a call may end in the code: `code` is the span, and the seven bytes before it.
+def _guarded(before: Mapping, m: Mapping) -> bool:
+    return not m.path and before.permissions == "---p" and before.end == m.start
 
-    A return address follows `e8 disp32` or an `ff /2`, whose opcode is at most seven bytes before it.
+
+def return_sites(code: bytes, span: Span, machine: str) -> Collection[int]:
+    """Addresses of a span that a call may return to.
+
+    Args:
+        code: the bytes from CALL_LENGTH before the span to its end.
+        span: where it is.
+        machine: as platform.machine() says it. On x86-64 a return address follows `e8 disp32`, or `ff /2`, which has
+            two to seven bytes; a call of either kind that these bytes only look like counts too. On other machines
+            every address counts.
     """
-    return b"\xe8" in code or b"\xff" in code
+    if machine != "x86_64":
+        return range(span.address, span.address + span.length)
+    found: set[int] = set()
+    for match in _CALL.finditer(code):
+        i = match.start()
+        found.update((i + 5,) if code[i] == 0xE8 else range(i + 2, i + 8))
+    first = span.address - CALL_LENGTH
+    return frozenset(first + at for at in found if first + at in span)

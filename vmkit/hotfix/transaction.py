@@ -30,6 +30,8 @@ KILL_VARIABLE: Final = "VMKIT_TEST_HOTFIX_KILL"
 """For tests only: `write:2` has the process kill itself (SIGKILL) before the second write."""
 
 RESUME_TRIES: Final = 3
+CALLS_AT_ONCE: Final = 8
+"""libvirt serves five calls of a connection at a time (max_client_requests in libvirtd.conf); more would only wait."""
 MAX_PAUSE: Final = 2.0
 """Seconds that guests may stand before the first write, where nothing else is said."""
 
@@ -50,6 +52,9 @@ class Image(Protocol):
 
     def write(self, address: int, data: bytes) -> None:
         """Change its memory."""
+
+    def prepare(self, spans: Sequence[Span]) -> None:
+        """Do what can be done for `still` before the guests stand."""
 
     def still(self, spans: Sequence[Span], seconds: float) -> AbstractContextManager[None]:
         """Hold it, with nothing that executes in the spans or returns to them; give up after so many seconds."""
@@ -90,6 +95,7 @@ class Outcome:
         verified: all was written, read back and let go.
         pause_ms: for each guest (uuid) that was paused, from the call that paused it to the return of the one that
             resumed it.
+        standing_ms: how long all of them stood at once: from the end of the last pause to the first resume.
         paused: guests that could not be resumed.
         unclean: images that may hold new bytes although the transaction failed.
     """
@@ -97,6 +103,7 @@ class Outcome:
     step: str = ""
     verified: bool = False
     pause_ms: dict[str, float] = field(default_factory=dict)
+    standing_ms: float = 0.0
     paused: list[str] = field(default_factory=list)
     unclean: list[str] = field(default_factory=list)
 
@@ -163,16 +170,22 @@ class Transaction:
 
     def _run(self, interrupted: Callable[[], str | None]) -> None:
         failure: BaseException | None = None
-        try:
-            self._pause_all()
-            self._change_all(interrupted)
-            self.outcome.verified = True
-        except BaseException as e:  # kept, and raised below when the guests run again
-            failure = e
-            # Only where putting back was itself cut short is anything left here.
-            self.outcome.unclean += [f"{i.label} at {w.address:#x}" for i, w in self._written if not i.gone]
-        failed_at = self.outcome.step
-        self._resume_all()
+        with ThreadPoolExecutor(max_workers=min(CALLS_AT_ONCE, max(1, len(self._guests)))) as pool:
+            try:
+                for change in self._changes:
+                    change.image.prepare(spans_of(change.writes, change.clear))
+                self._pause_all(pool)
+                stood = time.monotonic()
+                self._change_all(interrupted)
+                self.outcome.verified = True
+            except BaseException as e:  # kept, and raised below when the guests run again
+                failure = e
+                # Only where putting back was itself cut short is anything left here.
+                self.outcome.unclean += [f"{i.label} at {w.address:#x}" for i, w in self._written if not i.gone]
+            failed_at = self.outcome.step
+            if failure is None and self._guests:
+                self.outcome.standing_ms = (time.monotonic() - stood) * 1000
+            self._resume_all(pool)
         wished = isinstance(failure, CancelledError) or not isinstance(failure, Exception)
         if failure is not None and wished and self.outcome.clean:
             raise failure
@@ -183,14 +196,20 @@ class Transaction:
         self.outcome.step = step
         self._hook(step)
 
-    def _pause_all(self) -> None:
+    def _pause_all(self, pool: ThreadPoolExecutor) -> None:
+        """Look at all before the first is paused: what is asked in between would lengthen the pause of others."""
+
+        def look(guest: Guest) -> None:
+            guest.expect_running()
+
         def pause(guest: Guest) -> None:
             self._enter("pause")
-            guest.expect_running()
             self._begun[guest.uuid] = time.monotonic()
             guest.pause()
 
-        _in_parallel(pause, self._guests)
+        self.outcome.step = "pause"
+        _in_parallel(pool, look, self._guests)
+        _in_parallel(pool, pause, self._guests)
 
     def _change_all(self, interrupted: Callable[[], str | None]) -> None:
         """Hold every image before the first is compared, and compare every image before the first byte is written."""
@@ -235,7 +254,7 @@ class Transaction:
                     self.outcome.unclean.append(f"{image.label} at {write.address:#x}: {e.message}")
             self._written.pop()
 
-    def _resume_all(self) -> None:
+    def _resume_all(self, pool: ThreadPoolExecutor) -> None:
         """Resume every guest whose pause was begun, even where that failed: libvirt may have carried it out."""
 
         def resume(guest: Guest) -> None:
@@ -251,7 +270,7 @@ class Transaction:
                     time.sleep(0.05 * attempt)
             self.outcome.pause_ms[guest.uuid] = (time.monotonic() - self._begun[guest.uuid]) * 1000
 
-        _in_parallel(resume, [g for g in self._guests if g.uuid in self._begun])
+        _in_parallel(pool, resume, [g for g in self._guests if g.uuid in self._begun])
 
     def _error(self, step: str, failure: BaseException | None) -> EffectError:
         outcome = self.outcome
@@ -271,13 +290,10 @@ class Transaction:
         )
 
 
-def _in_parallel(call: Callable[[Guest], None], guests: Sequence[Guest]) -> None:
+def _in_parallel(pool: ThreadPoolExecutor, call: Callable[[Guest], None], guests: Sequence[Guest]) -> None:
     """Call for all guests at once, wait for all, then raise the first error."""
-    if not guests:
-        return
-    with ThreadPoolExecutor(max_workers=min(32, len(guests))) as pool:
-        futures = [pool.submit(call, guest) for guest in guests]
-        wait(futures)
+    futures = [pool.submit(call, guest) for guest in guests]
+    wait(futures)
     for future in futures:
         future.result()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, NamedTuple, Self
 
 from vmkit.errors import EffectError, NotFoundError, RefusedError
 from vmkit.system.process import ProcessId
@@ -19,10 +20,13 @@ PTRACE_HINT = (
     "/proc/sys/kernel/yama/ptrace_scope has to be below 3"
 )
 _MAP = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) \S+ \d+ *(.*)")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_TOUCHED: Final = re.compile(rb"[\x40-\xff]+")
+"""Highest bytes of entries of /proc/PID/pagemap: bit 63 is for a page in memory, bit 62 for one that is swapped out
+(Documentation/admin-guide/mm/pagemap.rst)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One line of /proc/PID/maps (proc_pid_maps(5)): addresses, file offset, permissions, path ('' if anonymous)."""
 
     start: int
@@ -90,15 +94,28 @@ def mappings(pid: int) -> list[Mapping]:
         NotFoundError: no such process.
         RefusedError: not permitted.
     """
-    try:
-        text = Path(f"/proc/{pid}/maps").read_text(errors="replace")
-    except OSError as e:
-        raise _translated(pid, e, "read the memory map") from e
-    return [
-        Mapping(int(m[1], 16), int(m[2], 16), int(m[4], 16), m[3], m[5])
-        for m in map(_MAP.match, text.splitlines())
-        if m
-    ]
+    return MappingTable(pid).now()
+
+
+class MappingTable:
+    """What a process has mapped. Whoever has no time asks once before it matters: what has not changed is kept."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._text = b""
+        self._parsed: list[Mapping] = []
+
+    def now(self) -> list[Mapping]:
+        """The mappings by address. Raises as `mappings` does."""
+        try:
+            text = Path(f"/proc/{self._pid}/maps").read_bytes()
+        except OSError as e:
+            raise _translated(self._pid, e, "read the memory map") from e
+        if text != self._text:
+            found = map(_MAP.match, text.decode(errors="replace").splitlines())
+            self._parsed = [Mapping(int(m[1], 16), int(m[2], 16), int(m[4], 16), m[3], m[5]) for m in found if m]
+            self._text = text
+        return self._parsed
 
 
 def mapped_file(pid: int, mapping: Mapping) -> Path:
@@ -145,6 +162,7 @@ class ProcessMemory:
     def __init__(self, process: ProcessId) -> None:
         self.process = process
         self._fd = -1
+        self._pages = -1
 
     def __enter__(self) -> Self:
         """Open it.
@@ -162,14 +180,17 @@ class ProcessMemory:
         if not self.process.alive():
             self.__exit__(None, None, None)
             raise NotFoundError(f"process {pid} has ended")
+        with contextlib.suppress(OSError):  # a kernel without it: `touched` then does without
+            self._pages = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for fd in (self._fd, self._pages):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._pages = -1
 
     def read(self, address: int, length: int) -> bytes:
         """Exactly `length` bytes.
@@ -186,6 +207,23 @@ class ProcessMemory:
             state = "is not mapped" if self.process.alive() else "cannot be read: the process has ended"
             raise RefusedError(f"{address + len(data):#x} of process {pid} {state}")
         return data
+
+    def touched(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Those parts of an anonymous mapping that hold anything, to whole pages: the rest was never written to.
+
+        All of it where the kernel does not say. Reading a page that was never written to makes the kernel map one, so
+        large mappings are to be read by this.
+        """
+        first = start // _PAGE
+        count = -(-end // _PAGE) - first
+        try:
+            flags = os.pread(self._pages, count * 8, first * 8)[7::8]
+        except OSError:
+            return [(start, end)]
+        if len(flags) != count:
+            return [(start, end)]
+        runs = ((first + m.start(), first + m.end()) for m in _TOUCHED.finditer(flags))
+        return [(max(start, a * _PAGE), min(end, b * _PAGE)) for a, b in runs]
 
     def write(self, address: int, data: bytes) -> None:
         """Write all of `data`.

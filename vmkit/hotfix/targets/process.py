@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Self
 
 from vmkit.errors import RefusedError
-from vmkit.hotfix.stacks import loose_stacks, may_return, stack_of, words_in
+from vmkit.hotfix.stacks import CALL_LENGTH, Stack, loose_stacks, return_sites, stack_of, words_in
 from vmkit.hotfix.unwind import Unwinder
 from vmkit.hotfix.verify import Span, inside
 from vmkit.system.clock import Deadline
 from vmkit.system.process import ProcessId
-from vmkit.system.procmem import ProcessMemory, mappings
+from vmkit.system.procmem import Mapping, MappingTable, ProcessMemory
 from vmkit.system.ptrace import Registers, stopped
 
 STOP_SECONDS: Final = 2.0
@@ -29,7 +29,9 @@ class ProcessImage:
     What `still` makes sure of: no thread of the process runs, no thread's next instruction is within the spans, and
     no thread will return to them. Each word of a thread's stack that is an address in the spans counts as a return
     address, unless the walk by .eh_frame reaches the end of the stack and does not meet it. Stacks that no thread is on
-    (those of QEMU's coroutines) cannot be walked, so on them every such word counts.
+    (see stacks.loose_stacks: those of QEMU's suspended coroutines, and of the thread that runs one) cannot be walked:
+    on them every such word that a call can have left there counts. Where a coroutine goes on itself is not looked at:
+    that is in qemu_coroutine_switch, saved by sigsetjmp in a form that glibc keeps secret (PTR_MANGLE).
 
     Caches: the write goes to a page that the kernel copies for the process; the threads come back to it through a
     return from the kernel, which serialises an x86 CPU (Intel SDM vol. 3, 9.1.3), and on AArch64 the kernel itself
@@ -40,6 +42,9 @@ class ProcessImage:
         self.process = process
         self.label = label
         self._memory = ProcessMemory(process)
+        self._mappings = MappingTable(process.pid)
+        self._stacks: tuple[list[Mapping], list[Stack]] = ([], [])
+        self._sites: dict[Span, Collection[int]] = {}
 
     def __enter__(self) -> Self:
         self._memory.__enter__()
@@ -60,6 +65,25 @@ class ProcessImage:
     def write(self, address: int, data: bytes) -> None:
         """Change its memory; see ProcessMemory.write."""
         self._memory.write(address, data)
+
+    def prepare(self, spans: Sequence[Span]) -> None:
+        """Have at hand what `still` needs for these spans, so that guests do not stand for it."""
+        self._loose()
+        self._return_sites(spans)
+
+    def _loose(self) -> list[Stack]:
+        maps = self._mappings.now()
+        if self._stacks[0] is not maps:
+            self._stacks = (maps, loose_stacks(maps))
+        return self._stacks[1]
+
+    def _return_sites(self, spans: Sequence[Span]) -> list[Span]:
+        """Those of the spans that a call may return to."""
+        for s in spans:
+            if s not in self._sites:
+                code = self.read(s.address - CALL_LENGTH, s.length + CALL_LENGTH)
+                self._sites[s] = return_sites(code, s, platform.machine())
+        return [s for s in spans if self._sites[s]]
 
     @contextlib.contextmanager
     def still(self, spans: Sequence[Span], seconds: float = AWAY_SECONDS) -> Iterator[None]:
@@ -99,7 +123,7 @@ class ProcessImage:
         if within:
             tid, pointer = next(iter(within.items()))
             return f"thread {tid} of {self.label} stays at {pointer:#x}", False
-        maps = mappings(self.process.pid)
+        maps = self._mappings.now()
         # A thread that the kernel made for itself (vhost, io_uring) runs in the kernel alone: Linux gives it neither an
         # instruction nor a stack of the process (copy_thread in arch/x86/kernel/process.c).
         threads = {tid: r for tid, r in threads.items() if r.ip or r.sp}
@@ -107,15 +131,22 @@ class ProcessImage:
             area = stack_of(maps, registers.sp)
             if area is None:
                 return f"thread {tid} of {self.label} has its stack at {registers.sp:#x}, where nothing is mapped", True
-            word = next(words_in(self.read(area[0], area[1] - area[0]), spans), None)
+            word = next(self._words(*area, spans), None)
             if word is None:
                 continue
             known = unwinder.return_addresses(registers, self.read) if unwinder else None
             if known is None or any(a in s for a in known for s in spans):
                 return f"thread {tid} of {self.label} will return to {word:#x}", True
-        if any(may_return(self.read(s.address - 7, s.length + 7)) for s in spans):
-            for start, end in loose_stacks(maps, [r.sp for r in threads.values()]):
-                word = next(words_in(self.read(start, end - start), spans), None)
-                if word is not None:
-                    return f"a coroutine or an ended thread of {self.label} has {word:#x} on its stack", True
+        pointers = [r.sp for r in threads.values()]
+        for start, end, top in self._loose() if (back := self._return_sites(spans)) else ():
+            if any(start <= p < top for p in pointers):
+                continue
+            word = next((w for w in self._words(start, end, back) if any(w in self._sites[s] for s in back)), None)
+            if word is not None:
+                return f"a coroutine or an ended thread of {self.label} has {word:#x} on its stack", True
         return "", False
+
+    def _words(self, start: int, end: int, spans: Sequence[Span]) -> Iterator[int]:
+        """Words of a stack that are addresses in one of the spans."""
+        for first, last in self._memory.touched(start, end):
+            yield from words_in(self.read(first, last - first), spans)

@@ -1,0 +1,118 @@
+"""One operation on a host's processes: undo record, journal, transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from vmkit.errors import RefusedError, VmkitError
+from vmkit.hotfix import undo
+from vmkit.hotfix.manifest import Patch
+from vmkit.hotfix.plans import Action
+from vmkit.hotfix.survey import Finding
+from vmkit.hotfix.targets.process import ProcessImage
+from vmkit.hotfix.transaction import Change, Hook, Outcome, Transaction
+from vmkit.hotfix.undo import Saved
+from vmkit.hotfix.verify import Span, Write, merge, writes_back, writes_for
+from vmkit.progress import Finished, Note, Reporter, Started
+from vmkit.system.clock import stopwatch
+from vmkit.system.journal import journalled, records, taken_over
+
+
+def changes_for(action: Action, patch: Patch, chosen: Iterable[Finding]) -> list[Change]:
+    """What to write where; a second look at each process, with whole pages.
+
+    Raises:
+        RefusedError: nobody knows any more what was there before.
+    """
+    remembered = undo.recall(patch.id) if action is Action.REVERT else None
+    changes = []
+    for finding in chosen:
+        image = finding.image
+        writes: tuple[Write, ...] | None
+        if action is Action.APPLY:
+            writes = writes_for(finding.sites, image.read)
+        else:
+            writes = writes_back(finding.sites, remembered.of(image.process) if remembered else ())
+        if writes is None:
+            raise RefusedError(
+                f"nothing on this machine says what {image.label} held before patch {patch.id}",
+                hint="restart the VM to be rid of the patch, or run vmkit where it was applied",
+            )
+        clear = tuple(Span(r.address + image.bias, r.length) for r in patch.clear)
+        changes.append(Change(image, writes, merge(writes, image.read), clear))
+    return changes
+
+
+def transact(
+    action: Action,
+    patch: Patch,
+    text: str,
+    uri: str,
+    changes: list[Change],
+    hook: Hook,
+    max_pause: float,
+    reporter: Reporter,
+) -> Outcome:
+    """Record, journal, write. Returns how it went.
+
+    Raises: as Transaction.run.
+    """
+    chosen = [c.image for c in changes if isinstance(c.image, ProcessImage)]
+    guests = [g for c in changes if (g := getattr(c.image, "guest", None)) and g.runs]
+    hook("record")
+    undo.save(patch.id, text, [_saved(action, c) for c in changes])
+    hook("journal")
+    with journalled(
+        *("hotfix", patch.id, "writing"),
+        uri=uri,
+        action=action.value,
+        processes=[[i.process.pid, i.process.start, i.label] for i in chosen],
+        guests=[[g.name, g.uuid] for g in guests],
+    ) as entry:
+        entry.keep = True
+        transaction = Transaction(f"hotfix {patch.id}", changes, guests, hook=hook, max_pause=max_pause)
+        reporter(Started(action.value))
+        clock = stopwatch()
+        try:
+            transaction.run()
+        finally:
+            entry.keep = not transaction.outcome.clean
+            if entry.keep and transaction.outcome.verified:
+                with suppress(VmkitError):  # a full disk must not hide the error of the transaction
+                    entry.advance("written")  # only guests are left to be resumed
+        entry.keep = True  # until the end is noted: a crash before that undoes, one after it has nothing to do
+        hook("note-written")
+        # All is done and verified: a disk that is full from here on is no failure. The entry's removal needs no space,
+        # and a record of what was reverted does no harm.
+        with suppress(VmkitError):
+            entry.advance("written")
+        hook("finish")
+        if action is Action.REVERT:
+            with suppress(VmkitError):
+                undo.forget(patch.id, [i.process for i in chosen])
+        entry.keep = False
+    pauses = transaction.outcome.pause_ms
+    longest = f"longest pause {max(pauses.values()):.0f} ms" if pauses else "no guest ran"
+    reporter(Finished(action.value, clock(), longest))
+    return transaction.outcome
+
+
+def _saved(action: Action, change: Change) -> Saved:
+    """In apply's direction, whichever way this goes."""
+    image = change.image
+    assert isinstance(image, ProcessImage)  # noqa: S101 - the only kind so far
+    guest = getattr(image, "guest", None)
+    writes = change.writes if action is Action.APPLY else tuple(w.reversed for w in change.writes)
+    return Saved(image.process, guest.name if guest else image.label, writes)
+
+
+def settle(reporter: Reporter) -> None:
+    """Finish or undo what an earlier hotfix left when it was killed, before a new one looks at the processes."""
+    from vmkit.hotfix.recovery import recover
+
+    for record in records("hotfix"):
+        if record.orphaned:
+            with taken_over(record) as entry:
+                if entry is not None:
+                    reporter(Note(f"{record.id}: {recover(entry, reporter)}", warning=True))
