@@ -161,6 +161,7 @@ class Session:
             self._check()
             try:
                 made.append(self._make(entry, guest))
+                self._vms[guest.name].pause()  # an idle guest takes time too, most of all an emulated one
             except CancelledError:
                 raise
             except VmkitError as e:
@@ -250,7 +251,22 @@ class Session:
         done = self._native.run(workload.program, argv, SLOWEST + workload.runs * self._seconds, pinned=pinned)
         return done.stdout + done.stderr
 
+    @contextlib.contextmanager
+    def _awake(self, guest: Guest) -> Iterator[Vm]:
+        """The guest, which runs for the block alone."""
+        vm = self._vms[guest.name]
+        vm.resume()
+        try:
+            yield vm
+        finally:
+            with contextlib.suppress(VmkitError):  # it may have ended
+                vm.pause()
+
     def _in_guest(self, workload: Workload, guest: Guest, mode: Mode) -> str:
+        with self._awake(guest) as vm:
+            return self._in(vm, workload, guest, mode)
+
+    def _in(self, vm: Vm, workload: Workload, guest: Guest, mode: Mode) -> str:
         limit = SLOWEST + workload.runs * self._seconds
         if workload.area is Area.NETWORK:
             here, there = guest.ends(mode)
@@ -262,12 +278,12 @@ class Session:
             def listen() -> None:
                 if mode is Mode.VF and guest.card is not None:
                     lending.address(guest.card)
-                self._vms[guest.name].guest_exec(serve, timeout=SLOWEST)
+                vm.guest_exec(serve, timeout=SLOWEST)
 
             return self._ask(workload.program, argv, limit, listen)
         where = device(mode) if workload.area is Area.DISK else "/tmp"  # noqa: S108 - in the guest
         argv = bench.command("/mnt/bench", workload.program, workload.arguments(self._seconds, where))
-        done = self._vms[guest.name].guest_exec(argv, timeout=limit)
+        done = vm.guest_exec(argv, timeout=limit)
         return done.stdout + done.stderr
 
     def _ask(self, program: str, argv: list[str], limit: float, listen: Callable[[], None]) -> str:
