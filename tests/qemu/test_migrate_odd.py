@@ -110,7 +110,8 @@ def test_a_definition_can_be_forgotten_alone(hosts: tuple[Host, Host]) -> None:
 
 
 def test_lab_hosts_share_what_they_say_they_share(pair: Lab, hosts: tuple[Host, Host]) -> None:
-    from vmkit.migrate.facts import GuestFile, Presence, presence
+    from vmkit.migrate.facts import Presence, presence
+    from vmkit.migrate.files import GuestFile
 
     one, two = hosts
     volume = (

@@ -63,7 +63,7 @@ class FakePool:
 
 
 def upload(pool: FakePool, file: ImageFile, seen: list[Event] | None = None) -> str:
-    return place._upload(cast("Pool", pool), "k.kernel", file, (seen if seen is not None else []).append)
+    return place.upload(cast("Pool", pool), "k.kernel", file, (seen if seen is not None else []).append)
 
 
 @pytest.mark.usefixtures("home")

@@ -10,7 +10,8 @@ import pytest
 from vmkit.errors import ConflictError, RefusedError, SpecError, UnsupportedError
 from vmkit.hypervisor.domain import DomainState
 from vmkit.hypervisor.migration import Sighting
-from vmkit.migrate.facts import GuestFacts, GuestFile, HostFacts, Presence, TargetFacts, parse_guest
+from vmkit.migrate.facts import GuestFacts, HostFacts, Presence, TargetFacts, parse_guest
+from vmkit.migrate.files import GuestFile
 from vmkit.migrate.plan import Request, make_plan, same_storage
 from vmkit.migrate.preflight import Case, Level, judge
 from vmkit.migrate.traps import TRAPS, sprung

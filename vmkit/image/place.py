@@ -103,7 +103,7 @@ def place(host: Host, image: Image, reporter: Reporter = silent) -> Placed:
             linked = _link(file, folder / name) or linked
             paths[field] = str(folder / name)
         else:
-            paths[field] = _upload(pool, name, file, reporter)
+            paths[field] = upload(pool, name, file, reporter)
     if linked:
         pool.refresh()
     return Placed(**paths)
@@ -150,19 +150,32 @@ def _lost(file: ImageFile) -> EffectError:
     return EffectError(f"{file.path} is missing from its image", hint=f"vmkit image delete {file.path.parent.name}")
 
 
-def _upload(pool: Pool, name: str, file: ImageFile, reporter: Reporter) -> str:
-    """Send a file through libvirt.
+def sending(pool: Pool, name: str, *, wait: float = UPLOAD_DEADLINE) -> contextlib.AbstractContextManager[None]:
+    """Hold a file of a host's pool while it is sent there: one process of this machine at a time.
 
-    A volume can be seen while it is being filled, and may stay half full if the sender dies. So a second, empty volume
-    NAME.complete is made when the content is there; without it, the content is compared before it is used.
+    Raises:
+        ConflictError: another process still sends it after `wait` seconds.
     """
     # A URI may be longer than a file name can be.
     key = hashlib.sha256(pool.host.uri.encode()).hexdigest()[:12]
-    with locked(
+    return locked(
         home() / "cache" / f"upload-{key}-{name}.lock",
         busy=f"another process is still sending {name} to {pool.host.uri}",
-        wait=UPLOAD_DEADLINE,
-    ):
+        wait=wait,
+    )
+
+
+def upload(pool: Pool, name: str, file: ImageFile, reporter: Reporter) -> str:
+    """Send a file through libvirt, unless it is there; returns its path on the host.
+
+    A volume can be seen while it is being filled, and may stay half full if the sender dies. So a second, empty volume
+    NAME.complete is made when the content is there; without it, the content is compared before it is used.
+
+    Raises:
+        RefusedError: no space.
+        EffectError: the transfer failed; what was sent of it is removed.
+    """
+    with sending(pool, name):
         if path := _present(pool, name, file):
             return path
         if not file.path.exists():
@@ -178,7 +191,7 @@ def _upload(pool: Pool, name: str, file: ImageFile, reporter: Reporter) -> str:
             if path := _present(pool, name, file):
                 return path
             raise
-        _mark(pool, name)
+        mark(pool, name)
         return path
 
 
@@ -188,7 +201,7 @@ def _present(pool: Pool, name: str, file: ImageFile) -> str | None:
     if path is None or pool.path(name + COMPLETE) is not None:
         return path
     if _same_content(pool, name, file):
-        _mark(pool, name)
+        mark(pool, name)
         return path
     pool.delete(name)
     return None
@@ -217,7 +230,8 @@ def _same_content(pool: Pool, name: str, file: ImageFile) -> bool:
     return digest.hex() == file.sha256
 
 
-def _mark(pool: Pool, name: str) -> None:
+def mark(pool: Pool, name: str) -> None:
+    """Note on the host that the content of a file is there."""
     root = ET.Element("volume")
     ET.SubElement(root, "name").text = name + COMPLETE
     ET.SubElement(root, "capacity").text = "0"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Unpack
 
 from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableError, VmkitError
-from vmkit.migrate import carry, record, recovery
+from vmkit.migrate import carry, copying, record, recovery
 from vmkit.migrate.control import Steering, Terms
 from vmkit.migrate.facts import GuestFacts, has_userfaultfd, observe_guest, observe_host, observe_target
 from vmkit.migrate.locks import vm_lock
@@ -19,12 +19,13 @@ from vmkit.migrate.outlook import Outlook, look_ahead
 from vmkit.migrate.plan import How, Request, make_plan, request_of, same_storage
 from vmkit.migrate.predict import impossible
 from vmkit.migrate.preflight import Case, Finding, Level, Preflight, judge
-from vmkit.migrate.probe import Prober, ProbeReport, probing
+from vmkit.migrate.probe import Prober, probing
 from vmkit.migrate.record import Accuracy, Outcome
 from vmkit.migrate.replay import Recording, Replayed, load, replay_all, save
-from vmkit.migrate.report import MigrationReport, downtime_ms, outcome, technique
+from vmkit.migrate.report import MigrationReport, made, outcome
 from vmkit.migrate.session import Steer, Stop, StopReason, Transfer, failure, transfer, unbreakable
 from vmkit.migrate.settle import CONNECT_S, Reach, Settled, bounded, settle
+from vmkit.migrate.storage import both_write, copies, mirrored
 from vmkit.migrate.transport import check_carriage
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Note, Reporter, Started, silent
@@ -181,34 +182,43 @@ def _carry_out(
     """From the first effect on: transfer, look at both hosts, tidy up, report."""
     from vmkit.system.interrupts import deferred
 
-    guest = case.guest
+    guest, to_copy = case.guest, copies(case.guest, case.meeting)
     intent = Intent(guest.paused, guest.persistent, case.meeting.by_uuid is not None)
+    shared = same_storage(guest, case.meeting.files, {c.path for c in to_copy})
     with deferred() as signalled:
+        wish = _wish(entry, signalled, cancelled)
         entry.advance(
-            "transfer",
+            copying.PHASE,
             was_paused=intent.was_paused,
             persistent=intent.persistent,
             autostart=guest.autostart,
             target_defined=intent.target_defined,
-            same_storage=same_storage(guest, case.meeting.files),
-            downtime_before=_set_downtime(domain, request, ahead.terms),
+            same_storage=shared,
             road=carry.plain(road),
+            downtime_before=_set_downtime(domain, request, ahead.terms),
+            **copying.begin(to_copy),
         )
+        here, there = Reach(domain.host.uri, domain.host), Reach(target.uri, target)
+        try:
+            copying.bring(to_copy, domain.host, target, entry, wish, reporter)
+        except BaseException:
+            recovery.restore_downtime(here, guest.uuid, entry.record.data)
+            raise
+        entry.advance("transfer")
         entry.keep = True  # until it is known what became of it, whatever is raised
         state = transfer(
             domain,
             target,
             persistent=guest.persistent,
             bandwidth=request.bandwidth,
-            same_storage=same_storage(guest, case.meeting.files),
+            same_storage=shared,
             deadline=request.deadline,
             steer=Steer(
-                Steering(ahead.terms), _options(request, ahead, road), lambda: _advance(entry, "post-copy"), road
+                Steering(ahead.terms), _options(request, case, ahead, road), lambda: _advance(entry, "post-copy"), road
             ),
-            wish=_wish(entry, signalled, cancelled),
+            wish=wish,
             reporter=reporter,
         )
-        here, there = Reach(domain.host.uri, domain.host), Reach(target.uri, target)
         completed = probed = None
         arrived = False
         try:
@@ -222,7 +232,7 @@ def _carry_out(
             there.close()
             gap = probed.gap_ms if probed else None
             _remember(request, case, ahead, state, outcome(state, completed, ahead.terms, arrived=arrived, gap_ms=gap))
-    return _report(case, ahead, state, settled, completed, probed)
+    return made(case, ahead, state, settled, completed, probed)
 
 
 def _remember(request: Request, case: Case, ahead: Outlook, state: Transfer, ended: Outcome) -> None:
@@ -230,19 +240,21 @@ def _remember(request: Request, case: Case, ahead: Outlook, state: Transfer, end
     g = case.guest
     with contextlib.suppress(VmkitError):
         uris = (case.source.uri, case.target.uri)
-        record.append(g.name, g.uuid, *uris, request.mode.value, ahead.expected, ended)
+        foretold = None if copies(g, case.meeting) else ahead.expected  # nothing was foretold of the disks
+        record.append(g.name, g.uuid, *uris, request.mode.value, foretold, ended)
     if request.recording is not None:
         predicted, kept = record.plain(ahead.expected), asdict(ended)
         with contextlib.suppress(VmkitError):
             save(Recording(g.name, ahead.terms, state.looks, state.made, kept, predicted), request.recording)
 
 
-def _options(request: Request, ahead: Outlook, road: Road | None) -> Options:
+def _options(request: Request, case: Case, ahead: Outlook, road: Road | None) -> Options:
     from vmkit.hypervisor.migration import Options
 
     wish = request.wish
     live = request.mode is not Mode.STOP_COPY
     options = Options(live, ahead.ways.post_copy, wish.auto_converge, wish.compression, wish.parallel)
+    options = replace(options, disks=mirrored(case.guest, case.meeting), synchronous=both_write(case.source.libvirt))
     return carry.directed(options, request.carriage, road)
 
 
@@ -260,7 +272,10 @@ def _conclude(
     guest = case.guest
     _advance(entry, "verify")
     settled = settle(here, there, guest.uuid, intent, patience=VERIFY_S, silence=VERIFY_S, reporter=reporter)
-    entry.keep = settled.verdict.place in (Place.UNKNOWN, Place.WAIT) or bool(settled.trouble)
+    tidied = copying.tidy(settled, here, there, entry.record.data)
+    unsure = settled.verdict.place in (Place.UNKNOWN, Place.WAIT)
+    entry.keep = unsure or bool(settled.trouble) or tidied.again
+    settled = replace(settled, trouble=(*settled.trouble, *tidied.left))
     if settled.verdict.place is not Place.TARGET or settled.running != 1:
         recovery.restore_downtime(here, guest.uuid, entry.record.data)
         raise failure(guest.name, state, settled, source=here.uri, target=there.uri, deadline=deadline) from state.error
@@ -287,46 +302,6 @@ def _advance(entry: Entry, phase: str) -> None:
     """Write the phase down. A full disk must not keep both hosts from being looked at."""
     with contextlib.suppress(VmkitError):
         entry.advance(phase)
-
-
-def _report(
-    case: Case,
-    ahead: Outlook,
-    state: Transfer,
-    settled: Settled,
-    completed: JobStats | None,
-    probed: ProbeReport | None,
-) -> MigrationReport:
-    stats = completed or state.last
-    raw = stats.raw if stats else {}
-    warnings = [f.text for f in judge(case).warnings] + list(settled.trouble)
-    if state.error is not None:
-        warnings.append(f"libvirt reported an error, and the VM arrived all the same: {state.error.message}")
-    if state.stop is not None:
-        warnings.append("it was to be given up, and had already arrived")
-    return MigrationReport(
-        vm=case.guest.name,
-        uuid=case.guest.uuid,
-        source=case.source.uri,
-        target=case.target.uri,
-        running_copies=settled.running,
-        total_ms=round(state.seconds * 1000),
-        transfer_ms=stats.elapsed_ms if stats else None,
-        downtime_ms=downtime_ms(state, completed),
-        downtime_net_ms=raw.get("downtime_net") if completed else None,
-        guest_gap_ms=probed.gap_ms if probed else None,
-        rounds=max(state.rounds, stats.iteration if stats else 0),
-        bytes_sent=stats.processed if stats else 0,
-        memory_total=stats.total if stats else 0,
-        bandwidth=stats.bandwidth if stats else 0,
-        definition_moved=case.guest.persistent,
-        mode=ahead.terms.mode.value,
-        technique=technique(state, ahead.terms.mode),
-        predicted=ahead.expected,
-        decisions=tuple(state.made),
-        warnings=tuple(warnings),
-        probe=probed,
-    )
 
 
 def _completed(target: Reach, uuid: str) -> JobStats | None:

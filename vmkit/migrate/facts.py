@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
 from vmkit.errors import UnsupportedError, VmkitError
+from vmkit.migrate.around import UNSEEN, Around, look_around
+from vmkit.migrate.files import GuestFile, files_of
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.domain import Domain
     from vmkit.hypervisor.host import Host
     from vmkit.hypervisor.migration import Sighting
+    from vmkit.hypervisor.storage import VolumeFacts
 
 Version = tuple[int, int, int]
 
@@ -50,29 +53,6 @@ class HostFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class GuestFile:
-    """A file that the VM needs at the same path on both hosts.
-
-    Attributes:
-        role: 'disk', 'cdrom', 'floppy', 'kernel', 'initrd', 'firmware' or 'nvram'.
-        cache: cache mode of a disk; '' for QEMU's default.
-        network: it lies on a storage that both reach by network (rbd, iscsi, nbd ...); `path` is then its name there.
-    """
-
-    path: str
-    role: str
-    readonly: bool = False
-    shareable: bool = False
-    cache: str = ""
-    network: bool = False
-
-    @property
-    def written(self) -> bool:
-        """Whether the guest writes to it."""
-        return self.role == "disk" and not self.readonly
-
-
-@dataclass(frozen=True, slots=True)
 class GuestFacts:
     """The VM at its source.
 
@@ -91,6 +71,7 @@ class GuestFacts:
         hugepage_size: bytes of the largest page that its memory has to be; 0 where it does not, or the size is the
             host's own choice.
         snapshots: how many libvirt knows of.
+        blocked: why its QEMU would not let it leave, in QEMU's words.
     """
 
     name: str
@@ -116,6 +97,7 @@ class GuestFacts:
     passthrough_args: bool
     hugepage_size: int = 0
     snapshots: int = 0
+    blocked: tuple[str, ...] = ()
 
 
 class Presence(enum.Enum):
@@ -137,6 +119,10 @@ class TargetFacts:
         files: path -> presence.
         cpu_lack: what its CPU lacks for the guest, as libvirt says; None if nothing.
         cpu_unknown: why that could not be told; None if it could.
+        volumes: what the source says of the files that the target does not have, by path; of those in a pool.
+        pool_free: bytes that the target's pool of each folder has left, where a file is missing there.
+        cpu_common: the CPU model that both hosts have; '' where the VM's will do, or it is not known.
+        around: what libvirt does not tell.
     """
 
     by_uuid: Sighting | None
@@ -144,6 +130,10 @@ class TargetFacts:
     files: dict[str, Presence]
     cpu_lack: str | None
     cpu_unknown: str | None
+    volumes: dict[str, VolumeFacts] = field(default_factory=dict)
+    pool_free: dict[str, int] = field(default_factory=dict)
+    cpu_common: str = ""
+    around: Around = UNSEEN
 
 
 def observe_host(host: Host) -> HostFacts:
@@ -197,11 +187,13 @@ def observe_guest(domain: Domain) -> GuestFacts:
     """
     from vmkit.errors import NotFoundError
     from vmkit.hypervisor.migration import sight
+    from vmkit.hypervisor.preflight import blocked_reasons
 
     seen = sight(domain)
     if seen is None:
         raise NotFoundError(f"no VM named {domain.name} on {domain.host.uri}")
-    return replace(parse_guest(domain.xml(), seen), snapshots=_snapshots(domain))
+    blocked = blocked_reasons(domain) if seen.state.active else ()
+    return replace(parse_guest(domain.xml(), seen), snapshots=_snapshots(domain), blocked=blocked)
 
 
 def _snapshots(domain: Domain) -> int:
@@ -238,7 +230,7 @@ def parse_guest(xml: str, seen: Sighting) -> GuestFacts:
         features=frozenset(f.get("name", "") for f in features if f.get("policy", "require") in ("require", "force")),
         memory=_memory(root),
         hugepages=root.find("memoryBacking/hugepages") is not None,
-        files=tuple(_files(root)),
+        files=files_of(root),
         networks=networks,
         bridges=bridges,
         devices=tuple(_immovable(root)),
@@ -250,6 +242,8 @@ def parse_guest(xml: str, seen: Sighting) -> GuestFacts:
 def observe_target(source: Host, target: Host, guest: GuestFacts) -> TargetFacts:
     """Ask the target about what this VM needs."""
     from vmkit.hypervisor.migration import cpu_shortcoming, find, sight
+    from vmkit.hypervisor.preflight import common_cpu
+    from vmkit.hypervisor.storage import pool_of, volume_of
 
     same, namesake = find(target, uuid=guest.uuid), find(target, name=guest.name)
     lack = unknown = None
@@ -260,12 +254,20 @@ def observe_target(source: Host, target: Host, guest: GuestFacts) -> TargetFacts
             )
         except VmkitError as e:
             unknown = e.message
+    kind = {"arch": guest.arch, "machine": guest.machine, "virt_type": guest.virt_type}
+    other = lack is not None or guest.cpu_mode in ("host-passthrough", "maximum")
+    files = {f.path: presence(source, target, f) for f in guest.files if not f.network}
+    absent = [path for path, where in files.items() if where is Presence.ABSENT]
     return TargetFacts(
         by_uuid=None if same is None else sight(same),
         by_name=None if namesake is None else sight(namesake),
-        files={f.path: presence(source, target, f) for f in guest.files if not f.network},
+        files=files,
         cpu_lack=lack,
         cpu_unknown=unknown,
+        volumes={path: volume for path in absent if (volume := volume_of(source, path))},
+        cpu_common=common_cpu(source, target, **kind) if other else "",
+        around=look_around(source, target, guest),
+        pool_free={f: pool.free() for f in {p.rpartition("/")[0] for p in absent} if (pool := pool_of(target, f))},
     )
 
 
@@ -338,40 +340,6 @@ def _interfaces(root: ET.Element) -> tuple[tuple[str, ...], tuple[str, ...]]:
         elif bridge := source.get("bridge"):
             bridges[bridge] = None
     return tuple(networks), tuple(bridges)
-
-
-def _files(root: ET.Element) -> list[GuestFile]:
-    found = [
-        GuestFile(text, role)
-        for tag, role in (("kernel", "kernel"), ("initrd", "initrd"), ("dtb", "kernel"))
-        if (text := root.findtext(f"os/{tag}"))
-    ]
-    loader = root.find("os/loader")
-    if loader is not None and loader.text:
-        found.append(GuestFile(loader.text, "firmware", readonly=True))
-    if nvram := root.findtext("os/nvram"):
-        found.append(GuestFile(nvram, "nvram"))
-    for disk in root.iterfind("devices/disk"):
-        source = disk.find("source")
-        if source is None:
-            continue
-        driver = disk.find("driver")
-        path = source.get("file") or source.get("dev") or source.get("dir")
-        remote = disk.get("type") in ("network", "volume", "nvme", "vhostuser") and path is None
-        found.append(
-            GuestFile(
-                path or source.get("name") or source.get("volume") or disk.get("type") or "disk",
-                disk.get("device", "disk"),
-                readonly=disk.find("readonly") is not None,
-                shareable=disk.find("shareable") is not None,
-                cache="" if driver is None else driver.get("cache", ""),
-                network=remote,
-            )
-        )
-        # the chain below: images that the disk is an overlay on
-        below = (b.get("file") for b in disk.iterfind(".//backingStore/source"))
-        found += [GuestFile(image, "image", readonly=True) for image in below if image]
-    return list(dict.fromkeys(found))
 
 
 def _immovable(root: ET.Element) -> list[str]:

@@ -19,7 +19,7 @@ _ASK_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """How far a transfer of memory is; bytes, and bytes a second."""
+    """How far a transfer is; bytes, and bytes a second. Disks that are copied go before the memory."""
 
     sent: int
     remaining: int
@@ -27,8 +27,12 @@ class JobProgress:
     dirty_rate: int
     bandwidth: int
     elapsed_ms: int
+    disk_sent: int = 0
+    disk_remaining: int = 0
 
     def __str__(self) -> str:
+        if not self.sent and self.disk_sent + self.disk_remaining:
+            return f"{Bytes(self.disk_sent)} of disks sent, {Bytes(self.disk_remaining)} to go"
         return f"{Bytes(self.sent)} sent, {Bytes(self.remaining)} to go, round {self.rounds}"
 
 
@@ -172,11 +176,11 @@ def _progress(record: Record) -> JobProgress | None:
     with bounded(lambda: Host.connect(record.data["source"]), _ASK_S, record.data["source"]) as host:
         domain = find(host, uuid=record.data["uuid"])
         stats = None if domain is None else domain.job()
-        if stats is None or not stats.total:
+        disks = [int(stats.raw.get(f"disk_{what}", 0)) for what in ("processed", "remaining")] if stats else [0, 0]
+        if stats is None or not (stats.total or sum(disks)):
             return None
-        return JobProgress(
-            stats.processed, stats.remaining, stats.iteration, stats.dirty_rate, stats.bandwidth, stats.elapsed_ms
-        )
+        memory = (stats.processed, stats.remaining, stats.iteration, stats.dirty_rate, stats.bandwidth)
+        return JobProgress(*memory, stats.elapsed_ms, *disks)
 
 
 def _abort(record: Record) -> None:

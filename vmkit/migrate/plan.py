@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -12,6 +13,7 @@ from vmkit.migrate.modes import WHAT_IT_IS, Mode
 from vmkit.migrate.outlook import Outlook
 from vmkit.migrate.predict import Prediction, describe, expected
 from vmkit.migrate.preflight import Case, Preflight
+from vmkit.migrate.storage import Kind, copies
 from vmkit.migrate.transport import PLAIN as STRAIGHT
 from vmkit.migrate.transport import Carriage, carriage_of
 from vmkit.migrate.wish import PLAIN, Wish
@@ -118,20 +120,22 @@ def request_of(name: str, to: str, how: How) -> Request:
     return request
 
 
-def same_storage(guest: GuestFacts, files: dict[str, Presence]) -> bool:
-    """Whether every disk that the guest writes to is shown to be the very same file on both hosts.
+def same_storage(guest: GuestFacts, files: dict[str, Presence], copied: Collection[str] = ()) -> bool:
+    """Whether every disk that the guest writes to, and that is not copied, is shown to be the very same on both hosts.
 
     Only then may libvirt's check, which knows network file systems and nothing else, be left out. QEMU drops its cached
     pages of an image at the switch-over since 3.0, so the cache mode does not matter for that.
     """
-    written = [f for f in guest.files if f.written and not f.network]
+    written = [f for f in guest.files if f.written and not f.network and f.path not in copied]
     return bool(written) and all(files.get(f.path) is Presence.SAME for f in written)
 
 
 def make_plan(request: Request, case: Case, report: Preflight, outlook: Outlook | None = None) -> Plan:
     """What would be done, and why; what preflight found, and what is expected, is among the choices."""
     against = tuple(f"refused: {f.text}" + (f" ({f.fix})" if f.fix else "") for f in report.refused)
-    checks = tuple(Choice(f"check {f.check}", f.level.value, f.text) for f in report.findings)
+    checks = tuple(
+        Choice(f"check {f.check}", f.level.value, f.text + (f" ({f.fix})" if f.fix else "")) for f in report.findings
+    )
     return Plan(
         title=f"Move {case.guest.name} from {case.source.uri} to {case.target.uri}",
         choices=(*_choices(request, case), *_outlook(outlook), *checks),
@@ -183,7 +187,15 @@ def _choices(request: Request, case: Case) -> list[Choice]:
             "the VM is defined here: afterwards it is at the target, and not here" if moves else "it is transient",
         ),
     ]
-    if same_storage(case.guest, case.meeting.files):
+    to_copy = copies(case.guest, case.meeting)
+    if to_copy:
+        sent = Bytes(sum(c.size for c in to_copy))
+        reason = (
+            f"the target has not {'it' if len(to_copy) == 1 else 'them'}: {', '.join(c.path for c in to_copy)}; "
+            "the deadline and what is expected are of the memory, which follows"
+        )
+        choices.append(Choice("storage", f"{sent} copied", reason))
+    if same_storage(case.guest, case.meeting.files, {c.path for c in to_copy}):
         reason = (
             "both hosts see the very same disk files, so libvirt's check for known network file systems is left out"
         )
@@ -196,13 +208,25 @@ def _steps(request: Request, case: Case) -> list[Step]:
     steps = [
         Step("check", "both hosts", "nothing is touched before all of it is in order"),
         *([Step("probe", request.probe, "to see the gap that the guest's users see")] if request.probe else []),
+        *_copy_steps(case),
         Step("send", f"up to {Bytes(g.memory)} of memory to {there}", "what the guest changes meanwhile is sent again"),
         Step("switch", f"stop at {here}, go on at {there}", "when the rest fits into the allowed downtime"),
         Step("verify", "both hosts", "exactly one copy has to run"),
     ]
     if g.persistent:
         steps.append(Step("move", "the definition" + (" and autostart" if g.autostart else ""), "it belongs to the VM"))
+    if old := [c.path for c in copies(g, case.meeting) if c.own]:
+        steps.append(Step("remove", f"{', '.join(old)} at {here}", "once the VM is seen to run at the target"))
     return steps
+
+
+def _copy_steps(case: Case) -> list[Step]:
+    why = {
+        Kind.IMAGE: "an image, which stays there for other VMs",
+        Kind.FILE: "nobody writes to it",
+        Kind.DISK: "while the guest runs; what it writes meanwhile goes to both",
+    }
+    return [Step("copy", f"{c.path} ({c})", why[c.kind]) for c in copies(case.guest, case.meeting)]
 
 
 def _why(value: float | None) -> str:

@@ -6,15 +6,23 @@ Every check says something, also when all is well, so that one report holds ever
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from vmkit.errors import ConflictError, RefusedError, UnsupportedError
 from vmkit.migrate.facts import GuestFacts, HostFacts, Presence, TargetFacts
+from vmkit.migrate.files import GuestFile
+from vmkit.migrate.storage import Kind, copies, pool_fix, room, unfit
 from vmkit.migrate.traps import show_version, sprung
 from vmkit.migrate.wish import PLAIN, Wish
 from vmkit.values import Bytes
+
+CLOCK_S: Final = 2.0
+"""Seconds between two hosts' clocks from which on it is said: far more than hosts that are set by NTP differ."""
+FEW: Final = 4
+_LACKING = re.compile(r"required features: ([\w.,\s-]+)\Z")
 
 
 class Level(enum.Enum):
@@ -162,11 +170,7 @@ def _kind(c: Case) -> Iterator[Finding]:
 def _cpu(c: Case) -> Iterator[Finding]:
     g, m = c.guest, c.meeting
     if m.cpu_lack:
-        yield _no(
-            "cpu",
-            f"the target cannot run the VM's CPU: {m.cpu_lack}",
-            "give the VM a CPU model that both hosts have, without these features, and restart it",
-        )
+        yield _no("cpu", f"the target cannot run the VM's CPU: {m.cpu_lack}", _cpu_fix(c))
     elif m.cpu_unknown:
         yield _warn("cpu", f"could not be compared: {m.cpu_unknown}")
     elif g.cpu_mode == "host-passthrough":
@@ -174,48 +178,89 @@ def _cpu(c: Case) -> Iterator[Finding]:
         text = (
             f"the VM has its host's own CPU ({c.source.cpu_model or '?'}); the target's is {c.target.cpu_model or '?'}"
         )
-        yield (_warn if same else _no)("cpu", text, "use host-model, or a named model that both hosts have")
+        yield (_warn if same else _no)("cpu", text, _cpu_fix(c))
     elif g.cpu_mode == "maximum" and c.source.hypervisor != c.target.hypervisor:
-        yield _no(
-            "cpu", "the VM has 'all that QEMU can do' as its CPU, and the QEMU versions differ", "use a named model"
-        )
+        yield _no("cpu", "the VM has 'all that QEMU can do' as its CPU, and the QEMU versions differ", _cpu_fix(c))
     else:
         yield _ok("cpu", "the target can run the VM's CPU")
 
 
+def _cpu_fix(c: Case) -> str:
+    """The smallest change with which the CPU would do: a few features off, or another model."""
+    found = _LACKING.search(c.meeting.cpu_lack or "")
+    lacking = found[1].replace(" ", "").split(",") if found else []
+    if 0 < len(lacking) <= FEW:
+        off = " ".join(f"<feature policy='disable' name='{name}'/>" for name in lacking)
+        return f"switch off what is lacking and restart it: virsh edit {c.guest.name}, in <cpu>: {off}"
+    model = c.meeting.cpu_common
+    what = f"the CPU model {model}, which both hosts have," if model else "a CPU model that both hosts have"
+    return f"give the VM {what} and restart it: vmkit edit {c.guest.name}"
+
+
 def _files(c: Case) -> Iterator[Finding]:
+    to_copy = {copy.path: copy for copy in copies(c.guest, c.meeting)}
     for f in c.guest.files:
         if f.network:
             yield _ok(f.role, f"{f.path} is on network storage")
-            continue
-        match c.meeting.files.get(f.path, Presence.UNKNOWN):
-            case Presence.SAME:
-                yield _ok(f.role, f"{f.path} is the very same file on both hosts")
-            case Presence.ABSENT if f.role == "nvram":
-                yield _ok(f.role, f"{f.path} is carried over by the migration")
-            case Presence.ABSENT if f.role in ("cdrom", "floppy"):
-                eject = f"eject it: virsh change-media {c.guest.name} {f.path} --eject"
-                yield _no(f.role, f"the medium {f.path} is not on the target", eject)
-            case Presence.ABSENT:
-                yield _no(
-                    f.role, f"{f.path} is not on the target", "put it there at the same path, or on shared storage"
-                )
-            case Presence.OTHER if f.written:
-                yield _no(
-                    f.role,
-                    f"{f.path} is a file of its own on each host, and the VM would lose what it wrote",
-                    "put the disk on storage that both hosts share",
-                )
-            case Presence.PRESENT if f.written:
-                yield _warn(
-                    f.role,
-                    f"{f.path} is on both hosts, but is not shown to be one shared file",
-                    "if it is not on shared storage, the VM would lose what it wrote",
-                )
-            case Presence.PRESENT | Presence.OTHER:
-                yield _ok(f.role, f"{f.path} is on both hosts")
-            case _:
-                yield _warn(f.role, f"{f.path} could not be checked: no storage pool of the target covers its folder")
+        elif (copy := to_copy.get(f.path)) is not None:
+            while_running = "while the guest runs" if copy.kind is Kind.DISK else "beforehand"
+            yield _ok(f.role, f"{f.path} is copied to the target {while_running}: {copy}")
+            if copy.kind is Kind.DISK and not copy.own:
+                text = f"{f.path} stays at the source too: vmkit did not make it"
+                yield _warn(f.role, text, "delete it there once the VM runs at the target")
+        elif f.role != "log":  # libvirt makes a log
+            yield _file(f, c)
+    yield from _pool_room(c)
+
+
+def _file(f: GuestFile, c: Case) -> Finding:
+    """What is to be said of a file that is not copied."""
+    match c.meeting.files.get(f.path, Presence.UNKNOWN):
+        case Presence.SAME:
+            return _ok(f.role, f"{f.path} is the very same file on both hosts")
+        case Presence.ABSENT if f.role == "nvram":
+            return _ok(f.role, f"{f.path} is carried over by the migration")
+        case Presence.ABSENT if f.role in ("cdrom", "floppy"):
+            eject = f"eject it: virsh change-media {c.guest.name} {f.path} --eject"
+            return _no(f.role, f"the medium {f.path} is not on the target", eject)
+        case Presence.ABSENT:
+            why = unfit(f, c.guest, c.meeting)
+            text = f"{f.path} is not on the target, and cannot be copied: {why}"
+            return _no(f.role, text, "put it there at the same path, or on shared storage")
+        case Presence.OTHER if f.written:
+            return _no(
+                f.role,
+                f"{f.path} is a file of its own on each host, and the VM would lose what it wrote",
+                "remove the one at the target, so that the disk can be copied, or put it on storage that both share",
+            )
+        case Presence.PRESENT if f.written:
+            return _warn(
+                f.role,
+                f"{f.path} is on both hosts, but is not shown to be one shared file",
+                "if it is not on shared storage, the VM would lose what it wrote",
+            )
+        case Presence.PRESENT | Presence.OTHER:
+            return _ok(f.role, f"{f.path} is on both hosts")
+        case _:
+            folder = f.path.rpartition("/")[0] or "/"
+            return _warn(
+                f.role,
+                f"{f.path} could not be checked: no storage pool of the target covers its folder",
+                f"make one: {pool_fix(c.target.uri, folder)}",
+            )
+
+
+def _pool_room(c: Case) -> Iterator[Finding]:
+    for folder, (now, most) in room(copies(c.guest, c.meeting)).items():
+        free = c.meeting.pool_free.get(folder, 0)
+        if now > free:
+            text = f"{Bytes(now)} are to be copied to {folder} of the target, which has {Bytes(free)} free"
+            yield _no("room", text, "make room there first")
+        elif most > free:
+            text = f"the disks can grow to {Bytes(most)} in {folder} of the target, which has {Bytes(free)} free"
+            yield _warn("room", text)
+        else:
+            yield _ok("room", f"{Bytes(now)} go to {folder}, which has {Bytes(free)} free")
 
 
 def _networks(c: Case) -> Iterator[Finding]:
@@ -232,10 +277,17 @@ def _networks(c: Case) -> Iterator[Finding]:
             )
         else:
             yield _ok("network", f"'{name}' is there and active")
+    seen = dict(c.meeting.around.bridges)
     for bridge in c.guest.bridges:
-        yield _warn(
-            "network", f"the bridge {bridge} could not be checked at the target", "use a libvirt network instead"
-        )
+        if bridge not in seen:
+            fix = "use a libvirt network instead"
+            yield _warn("network", f"the bridge {bridge} could not be checked at the target", fix)
+        elif seen[bridge]:
+            yield _ok("network", f"the bridge {bridge} is there")
+        else:
+            yield _no(
+                "network", f"the target has no bridge {bridge}", f"make it there: ip link add {bridge} type bridge"
+            )
 
 
 def _room(c: Case) -> Iterator[Finding]:
@@ -245,7 +297,21 @@ def _room(c: Case) -> Iterator[Finding]:
     else:
         yield _ok("room", f"{need} of {free} free memory")
     if c.guest.hugepages:
-        yield _warn("room", "the VM's memory is huge pages; whether the target has enough is seen only at the start")
+        yield _huge_pages(c)
+
+
+def _huge_pages(c: Case) -> Finding:
+    """Whether the target has enough huge pages of one size. That they are on the right node is seen at the start."""
+    pages = c.meeting.around.pages
+    if not pages:
+        return _warn("room", "the VM's memory is huge pages; whether the target has enough is seen only at the start")
+    best, count = max(pages.items(), key=lambda p: p[0] * p[1])
+    need = -(-c.guest.memory // best)
+    if count < need:
+        text = f"the VM needs {need} huge pages of {Bytes(best)}, and the target has {count} free"
+        fix = f"set more aside there: sysctl vm.nr_hugepages ({need} more pages of {Bytes(best)})"
+        return _no("room", text, fix)
+    return _ok("room", f"{need} of {count} free huge pages of {Bytes(best)}")
 
 
 def _name(c: Case) -> Iterator[Finding]:
@@ -289,6 +355,24 @@ def _devices(c: Case) -> Iterator[Finding]:
         yield _ok("devices", "none that is bound to the host")
 
 
+def _clock(c: Case) -> Iterator[Finding]:
+    """A guest reads its host's clock at a start and, by some paravirtual clocks, after a migration."""
+    apart, error = c.meeting.around.apart, c.meeting.around.apart_error
+    if apart is None:
+        yield _ok("clock", "not compared: there is no shell on both hosts")
+    elif abs(apart) - error > CLOCK_S:
+        way = "ahead of" if apart > 0 else "behind"
+        text = f"the target's clock is {abs(apart):.1f} s {way} the source's"
+        yield _warn("clock", text, "have both set by NTP: chronyc tracking")
+    else:
+        yield _ok("clock", f"the hosts' clocks are {abs(apart):.1f} s apart (to within {error:.1f} s)")
+
+
+def _blocked(c: Case) -> Iterator[Finding]:
+    for reason in c.guest.blocked:
+        yield _no("blocked", f"QEMU does not let it leave: {reason}", "detach what it names, or move it shut off")
+
+
 CHECKS: Final[tuple[Callable[[Case], Iterator[Finding]], ...]] = (
-    *(_hosts, _state, _versions, _kind, _cpu, _name, _files, _networks, _room, _snapshots, _devices),
+    *(_hosts, _state, _versions, _kind, _cpu, _name, _files, _networks, _room, _snapshots, _devices, _blocked, _clock),
 )

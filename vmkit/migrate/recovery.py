@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vmkit.errors import ConflictError, IndeterminateError
 from vmkit.host.traps import POSTCOPY_RESUME
-from vmkit.migrate import carry
+from vmkit.migrate import carry, copying
 from vmkit.migrate.facts import Version
 from vmkit.migrate.locks import vm_lock
 from vmkit.migrate.outcome import Intent, Place
@@ -74,7 +74,9 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
             restore_downtime(source, uuid, data)
         if settled.verdict.place in (Place.SOURCE, Place.TARGET, Place.NOWHERE):
             carry.sweep(data)
-    return f"{head}; {_tell(settled, entry, here, there)}"
+        tidied = copying.tidy(settled, source, target, data)
+        entry.keep = tidied.again
+    return "; ".join((head, _tell(settled, entry, here, there), *tidied.left))
 
 
 def _take_up(

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 from vmkit.migrate.control import Terms
 from vmkit.migrate.modes import Mode
+from vmkit.migrate.outlook import Outlook
 from vmkit.migrate.predict import Prediction
+from vmkit.migrate.preflight import Case, judge
 from vmkit.migrate.probe import ProbeReport
 from vmkit.migrate.record import Outcome
 from vmkit.migrate.replay import Made
+from vmkit.migrate.storage import copies
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.domain import JobStats
     from vmkit.migrate.session import Transfer
+    from vmkit.migrate.settle import Settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class MigrationReport:
         decisions: what the controller decided on the way, and why.
         warnings: what preflight had to say, and anything that could not be completed.
         probe: all that the prober saw.
+        disk_ms, disk_bytes: the part of `total_ms` in which disks were copied, before memory was, and what was copied.
+        copied: files that were copied to the target.
     """
 
     vm: str
@@ -65,6 +71,53 @@ class MigrationReport:
     decisions: tuple[Made, ...] = ()
     warnings: tuple[str, ...] = ()
     probe: ProbeReport | None = None
+    disk_ms: int = 0
+    disk_bytes: int = 0
+    copied: tuple[str, ...] = ()
+
+
+def made(
+    case: Case,
+    ahead: Outlook,
+    state: Transfer,
+    settled: Settled,
+    completed: JobStats | None,
+    probed: ProbeReport | None,
+) -> MigrationReport:
+    """The report of a migration that has arrived. Pure."""
+    stats = completed or state.last
+    raw = stats.raw if stats else {}
+    warnings = [f.text for f in judge(case).warnings] + list(settled.trouble)
+    if state.error is not None:
+        warnings.append(f"libvirt reported an error, and the VM arrived all the same: {state.error.message}")
+    if state.stop is not None:
+        warnings.append("it was to be given up, and had already arrived")
+    return MigrationReport(
+        vm=case.guest.name,
+        uuid=case.guest.uuid,
+        source=case.source.uri,
+        target=case.target.uri,
+        running_copies=settled.running,
+        total_ms=round(state.seconds * 1000),
+        transfer_ms=stats.elapsed_ms if stats else None,
+        downtime_ms=downtime_ms(state, completed),
+        downtime_net_ms=raw.get("downtime_net") if completed else None,
+        guest_gap_ms=probed.gap_ms if probed else None,
+        rounds=max(state.rounds, stats.iteration if stats else 0),
+        bytes_sent=stats.processed if stats else 0,
+        memory_total=stats.total if stats else 0,
+        bandwidth=stats.bandwidth if stats else 0,
+        definition_moved=case.guest.persistent,
+        mode=ahead.terms.mode.value,
+        technique=technique(state, ahead.terms.mode),
+        predicted=ahead.expected,
+        decisions=tuple(state.made),
+        warnings=tuple(warnings),
+        probe=probed,
+        disk_ms=round(state.disk_seconds * 1000),
+        disk_bytes=state.disk_bytes,
+        copied=tuple(c.path for c in copies(case.guest, case.meeting)),
+    )
 
 
 def technique(state: Transfer, mode: Mode) -> str:

@@ -20,6 +20,7 @@ from vmkit.errors import (
     VmkitError,
 )
 from vmkit.migrate.control import AllowDowntime, Decision, GiveUp, Look, Policy, PostCopy
+from vmkit.migrate.disks import DiskWatch
 from vmkit.migrate.keeper import Keeper, order
 from vmkit.migrate.outcome import Place
 from vmkit.migrate.replay import Made, describe
@@ -69,6 +70,7 @@ class Transfer:
         last: the last statistics with memory figures in them.
         rounds: passes over the memory.
         seconds: wall-clock time of the call.
+        disk_seconds, disk_bytes: of it before memory was sent, for copying disks, and what was copied.
         looks: every look at the job.
         made: what the controller decided.
         switched: seconds into the transfer when it went over to post-copy; None if it did not.
@@ -80,6 +82,8 @@ class Transfer:
     last: JobStats | None = None
     rounds: int = 0
     seconds: float = 0.0
+    disk_seconds: float = 0.0
+    disk_bytes: int = 0
     looks: list[Look] = field(default_factory=list)
     made: list[Made] = field(default_factory=list)
     switched: float | None = None
@@ -139,12 +143,14 @@ def transfer(
         persistent: move its definition too.
         bandwidth: bytes a second; None for no limit.
         same_storage: leave libvirt's own check of the disks out.
-        deadline: seconds until the job is aborted. A post-copy that has begun is not: the guest is at the target then.
+        deadline: seconds until the job is aborted, from when memory is sent; disks that are copied before that only
+            have to go on. A post-copy that has begun is not: the guest is at the target then.
         steer: what decides on the way.
         wish: asked several times a second whether somebody wants it to end.
         reporter: hears how far it is.
     """
     from vmkit.hypervisor.migration import migrate_live, start_postcopy
+    from vmkit.hypervisor.newcomers import arriving
     from vmkit.system.tunnel import carried
 
     state = Transfer()
@@ -176,11 +182,14 @@ def transfer(
             state._raised.append(e)
 
     elapsed = stopwatch()
+    disks = DiskWatch(tuple(steer.options.disks), elapsed, reporter)
     reporter(Started(STEP))
     thread = threading.Thread(target=work, name="vmkit-migrate", daemon=True)
-    thread.start()
-    _Watch(thread, domain, target, state, Deadline(deadline), elapsed, steer, switch, wish, reporter).run()
-    state.seconds = elapsed()
+    with arriving(domain, reporter) as refused:
+        thread.start()
+        heeding = _heeding(refused, wish)
+        _Watch(thread, domain, target, state, Deadline(deadline), disks, steer, switch, heeding, reporter).run()
+    state.seconds, state.disk_seconds, state.disk_bytes = elapsed(), disks.seconds, disks.sent
     if state._raised:
         raise state._raised[0]
     if state.stop is None and state.error is not None:
@@ -200,7 +209,7 @@ class _Watch:
     target: Host
     state: Transfer
     limit: Deadline
-    elapsed: Callable[[], float]
+    disks: DiskWatch
     steer: Steer
     switch: Callable[[], None]
     wish: Callable[[], Stop | None]
@@ -214,9 +223,12 @@ class _Watch:
             stats = _look(self.domain)
             self.state.see(stats)
             if stats is not None:
-                self.reporter(_progress(stats))
+                if self.disks.see(stats):
+                    self.limit = Deadline(self.limit.seconds)
+                if stats.total or not self.disks.devices:
+                    self.reporter(_progress(stats))
                 if stats.total and self.state.stop is None:
-                    self._steer(Look.of(self.elapsed(), stats))
+                    self._steer(Look.of(self.disks.clock(), stats))
             if self.state.switched is None:
                 self._end_early()
             elif self._hangs(stats):
@@ -268,7 +280,7 @@ class _Watch:
             self.state.stop = stop
             return
         self.steer.on_switch()
-        begun = self.elapsed()
+        begun = self.disks.clock()
         try:
             self.switch()
         except VmkitError:
@@ -281,7 +293,7 @@ class _Watch:
             with contextlib.suppress(VmkitError):
                 arrived = find(self.target, uuid=self.domain.uuid)
                 if arrived is not None and arrived.state().value == "running":
-                    self.state.handover = self.elapsed() - begun
+                    self.state.handover = self.disks.clock() - begun
                     return
             self.thread.join(0.01)
 
@@ -302,6 +314,16 @@ def _guarded(wish: Callable[[], Stop | None]) -> Callable[[], Stop | None]:
             return wish()
         except Exception as e:
             return Stop(StopReason.CANCELLED, f"an error in the calling program ({type(e).__name__}: {e})")
+
+    return ask
+
+
+def _heeding(refused: Callable[[], str], wish: Callable[[], Stop | None]) -> Callable[[], Stop | None]:
+    """A guest whose new process is not fit for it stays where it is."""
+
+    def ask() -> Stop | None:
+        why = refused()
+        return Stop(StopReason.GAVE_UP, why) if why else wish()
 
     return ask
 

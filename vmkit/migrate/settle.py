@@ -78,6 +78,14 @@ class Reach:
 
         return find(self._connected(), uuid=uuid)
 
+    def host(self) -> Host:
+        """The open connection.
+
+        Raises:
+            UnreachableError: the host does not answer.
+        """
+        return self._connected()
+
     def adopt(self, xml: str) -> Domain:
         """Define the domain there, from libvirt's own XML."""
         from vmkit.hypervisor.migration import adopt
