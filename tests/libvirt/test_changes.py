@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,26 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
             for name in pool.names():
                 pool.delete(name)
             assert records() == []
+
+
+class Killed(BaseException):
+    """In place of the end of the process."""
+
+
+@contextlib.contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, *where: str) -> Iterator[None]:
+    """What is called in these places ends all, and leaves the journal as it is."""
+
+    def killed(*_args: object, **_more: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("vmkit.vm.change.restart.PATIENCE", 0.1)
+    with monkeypatch.context() as patch:
+        for place in where:
+            patch.setattr(place, killed)
+        patch.setattr("vmkit.system.journal.remove", lambda _record: None)
+        with pytest.raises(Killed):
+            yield
 
 
 def spec(**more: Any) -> Any:
@@ -209,6 +230,55 @@ def test_a_re_creation_that_fails_puts_the_old_one_back(client: Client, monkeypa
         client.changes.apply([spec(machine="q35")], options=Options(recreate=True))
     assert client.vms.get("x").uuid == old
     assert client.host.pool("vmkit").names() == volumes
+
+
+@pytest.mark.parametrize("at", ["begin", "shut off", "defined", "renamed"])
+def test_a_renaming_that_was_killed_leaves_a_vm_that_runs(
+    client: Client, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    client.vms.get("x").start()
+    uuid = client.vms.get("x").uuid
+
+    where = {
+        "begin": "vmkit.vm.machine.Vm.stop",
+        "shut off": "vmkit.vm.change.rename.adopt",
+        "defined": "vmkit.hypervisor.alter.rename",
+        "renamed": "vmkit.vm.change.rename.reservations.sync",
+    }
+    with killed_at(monkeypatch, where[at]):
+        client.changes.rename("x", "y", restart=True)
+    (line,) = recover_all()
+    name = "y" if at == "renamed" else "x"
+    assert f"name {name}" in line
+    assert ("was started again" in line) == (at != "begin")
+    vm = client.vms.get(name)
+    assert (vm.uuid, vm.state.value) == (uuid, "running")
+    assert vm.remembered().spec["name"] == name  # type: ignore[union-attr]
+    assert disks(client, name) == [("vda", "x-0.qcow2"), ("vdb", "x-1.qcow2")]
+    assert [d.name for d in client.host.domains()] == sorted(["test", name])
+
+
+@pytest.mark.parametrize("at", ["begin", "shut off", "put aside", "made", "remove"])
+def test_a_re_creation_that_was_killed_loses_nothing(client: Client, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    client.vms.get("x").start()
+    old = client.vms.get("x").uuid
+
+    where = {
+        "begin": "vmkit.vm.machine.Vm.stop",
+        "shut off": "vmkit.hypervisor.alter.rename",
+        "put aside": "vmkit.vm.create.build",
+        "made": "vmkit.hypervisor.domain.Domain.start",
+        "remove": "vmkit.vm.change.recreate._remove",
+    }
+    with killed_at(monkeypatch, where[at], "vmkit.vm.create.undo"):
+        client.changes.apply([spec(machine="q35", disks=[{"size": "2G"}])], options=Options(recreate=True))
+    assert "a re-creation of x was cut off" in " ".join(recover_all())
+    vm = client.vms.get("x")
+    assert (vm.uuid != old) == (at == "remove")
+    assert vm.state.value == "running"
+    assert [d.name for d in client.host.domains()] == ["test", "x"]
+    assert client.host.pool("vmkit").names() == ["x-0.qcow2", "x-1.qcow2"]
+    assert disks(client)[-1] == ("vda" if at == "remove" else "vdb", "x-1.qcow2")
 
 
 def test_another_tools_vm_is_left_alone(client: Client) -> None:

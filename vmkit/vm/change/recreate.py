@@ -14,6 +14,7 @@ from vmkit.system.journal import Entry, journalled, records, taken_over
 from vmkit.vm import create
 from vmkit.vm.change import match
 from vmkit.vm.change.report import Applied, Row
+from vmkit.vm.change.restart import started_again
 from vmkit.vm.change.shape import Have, backing_of, disks_of, effective_disks
 from vmkit.vm.machine import Vm
 from vmkit.vm.volume_names import with_free_volumes
@@ -89,7 +90,7 @@ def recover(host: Host, entry: Entry, reporter: Reporter) -> str:
         return "the new VM runs, the old one was removed"
     if new is not None:
         new.undefine()
-    return _put_back(host, entry)
+    return _put_back(host, entry, patient=True)
 
 
 def _data_disks(have: Have, want: VmSpec) -> tuple[dict[int, str], list[str]]:
@@ -130,7 +131,8 @@ def _aside(host: Host, name: str) -> str:
     return next(n for i in range(1, len(taken) + 2) if (n := f"{name[:50]}.old{i}") not in taken)
 
 
-def _put_back(host: Host, entry: Entry) -> str:
+def _put_back(host: Host, entry: Entry, *, patient: bool = False) -> str:
+    """`patient`: it may have been asked to shut down by a command that was killed, and do so in a moment."""
     data = entry.record.data
     try:
         old = next((d for d in host.domains() if d.uuid == data["uuid"]), None)
@@ -139,12 +141,11 @@ def _put_back(host: Host, entry: Entry) -> str:
         if old.name != data["name"]:
             alter.rename(old, data["name"])
             old = host.domain(data["name"])
-        if data["runs"]:
-            Vm(old).start()
+        started = data["runs"] and (started_again(old) if patient else Vm(old).start())
     except VmkitError as e:
         entry.keep = True
         return f"the old VM is not back yet, the next vmkit command tries again: {e.message}"
-    return "the old VM is back as it was" + (", started anew" if data["runs"] else "")
+    return "the old VM is back as it was" + (", started anew" if started else "")
 
 
 def _remove(host: Host, data: dict[str, Any]) -> None:

@@ -153,7 +153,7 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     what = f"a change of {record.subject} was cut off"
     with Host.connect(record.data["uri"]) as host:
         if record.phase == "rename":
-            return f"a renaming of {record.subject} was cut off; {rename.recover(host, record.data)}"
+            return f"a renaming of {record.subject} was cut off; {rename.recover(host, entry)}"
         if record.phase in ("recreate", "remove"):
             return f"a re-creation of {record.subject} was cut off; {recreate.recover(host, entry, reporter)}"
         if record.phase == "delete":
