@@ -56,6 +56,7 @@ def test_screens_of_any_domain() -> None:
           <listen type='address' address='127.0.0.1'/></graphics>
         <graphics type='spice' port='5902' tlsPort='5903' passwd='secret'>
           <listen type='address' address='0.0.0.0'/></graphics>
+        <graphics type='spice' tlsPort='5905'><listen type='address' address='127.0.0.1'/></graphics>
         <graphics type='vnc' port='-1' autoport='yes'/>
         <graphics type='vnc' socket='/run/a.sock'><listen type='socket' socket='/run/a.sock'/></graphics>
         <graphics type='vnc' port='5904'><listen type='address' address='::1'/></graphics>
@@ -65,12 +66,13 @@ def test_screens_of_any_domain() -> None:
     assert [s.uri for s in found] == [
         "vnc://127.0.0.1:5901",
         "spice://127.0.0.1:5902?tls-port=5903",
+        "spice://127.0.0.1?tls-port=5905",
         None,
         "vnc+unix:///run/a.sock",
         "vnc://[::1]:5904",
         None,
     ]
-    assert [s.password for s in found] == [False, True, False, False, False, False]
+    assert [s.password for s in found] == [False, True, False, False, False, False, False]
     assert found[1].listen == "0.0.0.0"  # noqa: S104 - what a domain says
 
 
@@ -89,6 +91,11 @@ def test_screens_of_any_domain() -> None:
             "qemu+ssh://root@h/system?command=/lab/ssh",
             Screen("vnc", "127.0.0.1", 5901),
             "/lab/ssh -N -L 5901:127.0.0.1:5901 root@h",
+        ),
+        (
+            "qemu+ssh://h/system",
+            Screen("spice", "127.0.0.1", 5902, 5903),
+            "ssh -N -L 5902:127.0.0.1:5902 -L 5903:127.0.0.1:5903 h",
         ),
         ("qemu+ssh://h/system", Screen("vnc", None, None, socket="/run/a"), "ssh -N -L /tmp/a:/run/a h"),
         ("qemu+ssh://h/system", Screen("vnc", "127.0.0.1", None), None),

@@ -43,11 +43,11 @@ class Screen:
             return None
         if self.socket:
             return f"{self.kind}+unix://{self.socket}"
-        port = self.port or self.tls_port
-        if port is None:
+        if self.port is None and self.tls_port is None:
             return None
+        port = f":{self.port}" if self.port else ""
         tls = f"?tls-port={self.tls_port}" if self.tls_port else ""
-        return f"{self.kind}://{_bracketed(self._near)}:{port}{tls}"
+        return f"{self.kind}://{_bracketed(self._near)}{port}{tls}"
 
     @property
     def _near(self) -> str:
@@ -140,15 +140,14 @@ def tunnel(uri: str, screen: Screen) -> str | None:
         return None
     if way is None:
         return None
-    number = screen.port or screen.tls_port
+    near = _bracketed(screen._near)
+    roads = [f"{number}:{near}:{number}" for number in (screen.port, screen.tls_port) if number]
     if screen.socket:
-        road = f"/tmp/{screen.socket.rpartition('/')[2]}:{screen.socket}"  # noqa: S108 - a proposal
-    elif number:
-        road = f"{number}:{_bracketed(screen._near)}:{number}"
-    else:
+        roads = [f"/tmp/{screen.socket.rpartition('/')[2]}:{screen.socket}"]  # noqa: S108 - a proposal
+    if not roads:
         return None
     there = f"{way.user}@{way.host}" if way.user else way.host
-    return shlex.join([way.program, "-N", "-L", road, *way.options(), there])
+    return shlex.join([way.program, "-N", *(w for road in roads for w in ("-L", road)), *way.options(), there])
 
 
 def _running(host: Host, name: str) -> Domain:
