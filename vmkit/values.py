@@ -58,6 +58,29 @@ def quoted(text: str, limit: int = 60) -> str:
     return f"'{shown}'" if len(text) <= limit else f"'{shown[:limit]}...' ({len(text)} characters)"
 
 
+_YAML_WORDS: Final = {
+    "array": "a list",
+    "object": "a mapping",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "yes or no",
+    "null": "nothing",
+}
+
+
+def in_yaml_words(message: str) -> str:
+    """What msgspec says of a value of the wrong type, in the words of YAML: 'expected a list, got a mapping'."""
+
+    def word(match: re.Match[str]) -> str:
+        names = match[1].split(" | ")
+        return " or ".join(_YAML_WORDS[n] for n in names) if _YAML_WORDS.keys() >= set(names) else f"'{match[1]}'"
+
+    if message.startswith("Expected"):
+        message = re.sub(r"`([^`]*)`", word, message)
+    return message[:1].lower() + message[1:].replace("`", "'")
+
+
 def check_name(text: str, *, path: str = "name") -> str:
     """Return `text` if it may name a VM, an image, a lab or a patch; it is then safe as one part of a file name.
 

@@ -80,6 +80,8 @@ WRONG = [
     (["wait", "test", "--for", "godot"], 2, "--for: 'godot' is nothing to wait for"),
     (["log", "test"], 3, "not logged"),
     (["apply", "-f", "/nowhere.yaml"], 2, "No such file"),
+    (["image", "import", "https://[::1"], 2, "source: 'https://[::1' is not a URL"),
+    (["restore", "test"], 3, "hint: it was not saved"),
     (["frobnicate"], 2, "error: no such command 'frobnicate'"),
     (["list", "--frob"], 2, "error: no such option"),
     (["delete"], 2, "NAME"),

@@ -47,7 +47,11 @@ class Proof:
     def check(self) -> None:
         """Raise SpecError where parts of it are missing."""
         if self.sha256 and self.sums:
-            raise SpecError("one of the two is enough", path="--sha256, --sums")
+            raise SpecError(
+                "one of the two is enough",
+                path="--sha256, --sums",
+                hint="leave one out: --sha256 is the digest itself, --sums the file that lists it",
+            )
         if self.signature and not self.sums:
             raise SpecError("needs the file that is signed", path="--signature", hint="give it too: --sums URL|FILE")
         if self.signature and not self.keyring:
@@ -76,8 +80,8 @@ def import_image(
         text, name, proof = known.url, name or known.name, _proof_of(known, reporter)
     else:
         known = None
-    name = check_name(name if name is not None else name_for(text))
     url = as_url(text)
+    name = check_name(name if name is not None else name_for(text))
     proof.check()
     if not force:
         store.refuse_taken(name)
@@ -238,7 +242,13 @@ def _local(path: Path) -> Path:
                 return path
         exists = path.exists()
     except OSError as e:
-        raise RefusedError(f"cannot read {quoted(str(path), 200)}: {e.strerror}") from e
+        raise RefusedError(
+            f"cannot read {quoted(str(path), 200)}: {e.strerror}",
+            hint=f"see who may read it: ls -l {quoted(str(path), 200)}",
+        ) from e
     if exists:
-        raise RefusedError(f"{quoted(str(path), 200)} is not a regular file")
+        raise RefusedError(
+            f"{quoted(str(path), 200)} is not a regular file",
+            hint="give a disk image, or an archive of vmkit image export",
+        )
     raise NotFoundError(f"no file {quoted(str(path), 200)}", hint="give a path, or a URL that begins with https://")

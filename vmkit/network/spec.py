@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from vmkit.errors import SpecError
-from vmkit.values import check_mac, check_name, quoted, to_plain
+from vmkit.values import check_mac, check_name, in_yaml_words, quoted, to_plain
 
 MIN_PREFIX: Final = 8
 MAX_PREFIX: Final = 29
@@ -215,7 +215,7 @@ def parse_subnet(text: str, path: str = "subnet") -> IPv4Network:
         hint = "write it like 192.168.150.0/24"
         with contextlib.suppress(ValueError):
             hint = f"did you mean {ipaddress.ip_interface(text).network}?" if "/" in text else hint
-        raise SpecError(f"{quoted(text)} is not a network: {e}", path=path, hint=hint) from e
+        raise SpecError(f"{quoted(text)} is not a network", path=path, hint=hint) from e
     if not isinstance(subnet, IPv4Network):
         raise SpecError(f"{subnet} is IPv6", path=path, hint="IPv4 only: like 192.168.150.0/24")
     if not MIN_PREFIX <= subnet.prefixlen <= MAX_PREFIX:
@@ -283,4 +283,4 @@ def _spec_error(text: str, at: str) -> SpecError:
     if wrong := re.search(r"[Ii]nvalid enum value '(.*)'", message, re.DOTALL):
         modes = ", ".join(m.value for m in Mode)
         return SpecError(f"invalid enum value {quoted(wrong[1])}", path=path, hint=f"one of {modes}")
-    return SpecError(message[:1].lower() + message[1:].replace("`", "'"), path=path)
+    return SpecError(in_yaml_words(message), path=path)

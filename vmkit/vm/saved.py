@@ -24,7 +24,10 @@ def save(domain: Domain, *, reporter: Reporter = silent) -> float:
     """
     name, state = domain.name, domain.state()
     if not domain.persistent:
-        raise UnsupportedError(f"{name} has no definition that outlives it, and so nothing to save it beside")
+        raise UnsupportedError(
+            f"{name} has no definition that outlives it, and so nothing to save it beside",
+            hint=f"give it one: virsh dumpxml {name} >{name}.xml; virsh define {name}.xml",
+        )
     if state not in (DomainState.RUNNING, DomainState.PAUSED, DomainState.BLOCKED):
         told = "is saved already" if calls.saved(domain) else f"is {state.value}"
         raise ConflictError(f"{name} {told}", hint=f"vmkit {'restore' if calls.saved(domain) else 'start'} {name}")
@@ -41,7 +44,10 @@ def save(domain: Domain, *, reporter: Reporter = silent) -> float:
                 raise CancelledError(f"the saving of {name} was stopped by {by}; {now}") from e
             raise EffectError(e.message, left=now, hint=e.hint) from e
         if not calls.saved(domain):
-            raise EffectError(f"{name} is {domain.state().value}, and libvirt keeps no memory of it")
+            raise EffectError(
+                f"{name} is {domain.state().value}, and libvirt keeps no memory of it",
+                hint=f"vmkit log {name} shows how it ended; vmkit start {name} boots it",
+            )
         if by := interrupted():
             reporter(Note(f"{by} came too late: {name} is saved", warning=True))
     return seconds
@@ -59,7 +65,11 @@ def restore(domain: Domain, *, reporter: Reporter = silent) -> float:
     name = domain.name
     if domain.state().active or not calls.saved(domain):
         told = domain.state().value if domain.state().active else "shut off, and no memory of it is saved"
-        hint = None if domain.state().active else f"vmkit start {name} boots it"
+        hint = (
+            f"it was not saved; to an earlier state it goes back by vmkit snapshot revert {name}"
+            if domain.state().active
+            else f"vmkit start {name} boots it"
+        )
         raise ConflictError(f"{name} is {told}", hint=hint)
     seconds = stopwatch()
     try:

@@ -16,7 +16,7 @@ import msgspec
 from vmkit.errors import SpecError
 from vmkit.network.spec import NetworkSpec
 from vmkit.network.spec import parse as parse_network
-from vmkit.values import Bytes, quoted, to_plain
+from vmkit.values import Bytes, in_yaml_words, quoted, to_plain
 from vmkit.vm.cloud_spec import CloudInitSpec, inlined, sealed
 from vmkit.vm.spec_checks import check_vm
 from vmkit.vm.spec_parts import (
@@ -204,7 +204,9 @@ def load_document(path: Path | str) -> Document:
             continue
         if unknown := [k for k in document if k not in ("vms", "networks")]:
             raise SpecError(
-                f"unknown field {quoted(str(unknown[0]))} beside 'vms' and 'networks'", path=at or str(path)
+                f"unknown field {quoted(str(unknown[0]))} beside 'vms' and 'networks'",
+                path=at or str(path),
+                hint="VMs are items of 'vms', networks of 'networks'",
             )
         vms += _items(document.get("vms") or [], f"{at}.vms".lstrip("."))
         networks += _items(document.get("networks") or [], f"{at}.networks".lstrip("."))
@@ -287,9 +289,14 @@ def _read(path: Path | str) -> str:
     except OSError as e:
         raise SpecError(f"cannot read {quoted(str(path))}: {e.strerror}", hint="-f FILE names the YAML file") from e
     except UnicodeDecodeError as e:
-        raise SpecError(f"{path}: not UTF-8 text at byte {e.start}") from e
+        raise SpecError(
+            f"{path}: not UTF-8 text at byte {e.start}", hint="-f FILE names a YAML file, which is text"
+        ) from e
     if len(text) > FILE_LIMIT:
-        raise SpecError(f"{path}: larger than {Bytes(FILE_LIMIT)}")
+        raise SpecError(
+            f"{path}: larger than {Bytes(FILE_LIMIT)}",
+            hint="-f FILE names a YAML file; several smaller ones can be applied one after another",
+        )
     return text
 
 
@@ -322,7 +329,7 @@ def _spec_error(text: str, at: str) -> SpecError:
         return SpecError(
             f"invalid enum value {quoted(wrong[1])}", path=path, hint=f"did you mean {near[0]}?" if near else known
         )
-    return SpecError(message[:1].lower() + message[1:].replace("`", "'"), path=path)
+    return SpecError(in_yaml_words(message), path=path)
 
 
 def _values(kind: Any) -> list[str]:
