@@ -10,9 +10,11 @@ import pytest
 
 from tests.unit.test_migrate_preflight import DATA, host, sighting
 from vmkit.errors import UnreachableError
+from vmkit.hypervisor.storage import VolumeFacts
 from vmkit.migrate import around
 from vmkit.migrate.around import Around, look_around
 from vmkit.migrate.facts import Presence, TargetFacts, parse_guest
+from vmkit.migrate.files import GuestFile
 from vmkit.migrate.plan import Request, make_plan
 from vmkit.migrate.preflight import Case, Finding, Level, judge
 from vmkit.system.shell import Shell
@@ -137,3 +139,24 @@ def test_hosts_without_a_shell(case: Case, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Shell, "run_script", fail)
     assert look_around(*hosts(), case.guest) == Around()
+
+
+@pytest.mark.parametrize(
+    ("driver", "free", "level", "text"),
+    [
+        ("QEMU", 2**40, Level.OK, "is copied to the target while the guest runs: 1M of 1G in use"),
+        ("Xen", 2**40, Level.REFUSED, "Xen copies no disks"),
+        ("QEMU", 2**20 - 1, Level.OK, "is copied"),
+    ],
+)
+def test_a_disk_that_the_target_lacks(case: Case, driver: str, free: int, level: Level, text: str) -> None:
+    path = "/srv/w-0.qcow2"
+    disk = GuestFile(path, "disk", device="vda", format="qcow2", own=True)
+    volume = VolumeFacts("srv", "w-0.qcow2", "qcow2", 2**30, 2**20, 2**20)
+    meeting = replace(case.meeting, files={path: Presence.ABSENT}, volumes={path: volume}, pool_free={"/srv": free})
+    sides = {"source": replace(case.source, driver=driver), "target": replace(case.target, driver=driver)}
+    report = judge(replace(case, guest=replace(case.guest, files=(disk,)), meeting=meeting, **sides))
+    (found,) = (f for f in report.findings if f.check == "disk")
+    assert (found.level, text in found.text) == (level, True)
+    room = [f.level for f in report.findings if f.check == "room"]
+    assert room == [Level.OK if free > 2**30 else Level.REFUSED, Level.OK]

@@ -22,6 +22,8 @@ _REPORT = [
     ("PROBES LOST", "probe.lost"),
     ("ROUNDS", "rounds"),
     ("BYTES SENT", "bytes_sent"),
+    ("OF DISKS BEFORE (ms)", "disk_ms"),
+    ("BYTES OF DISKS", "disk_bytes"),
     ("EXPECTED", "predicted.why"),
 ]
 _ACCURACY = [

@@ -202,6 +202,9 @@ def _files(c: Case) -> Iterator[Finding]:
     for f in c.guest.files:
         if f.network:
             yield _ok(f.role, f"{f.path} is on network storage")
+        elif f.written and f.path in to_copy and c.source.driver != "QEMU":
+            text = f"{f.path} is not on the target, and {c.source.driver} copies no disks"
+            yield _no(f.role, text, "put it on storage that both hosts share")
         elif (copy := to_copy.get(f.path)) is not None:
             while_running = "while the guest runs" if copy.kind is Kind.DISK else "beforehand"
             yield _ok(f.role, f"{f.path} is copied to the target {while_running}: {copy}")
