@@ -134,6 +134,7 @@ class Here:
     """This machine as a guest: what the scripts of a copy do is done for real."""
 
     name = "ssh"
+    vm = "web1"
 
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, stdin: bytes | None = None) -> Completed:
         done = subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout, check=False)

@@ -62,7 +62,11 @@ def create(
     }
     if from_memory is not None:
         if no_start:
-            raise SpecError("a VM that goes on from a saved memory runs", path="--no-start")
+            raise SpecError(
+                "a VM that goes on from a saved memory runs",
+                path="--no-start",
+                hint="leave it out; vmkit pause NAME has it stand still",
+            )
         clone.create_from_memory(context, name, from_memory, count=count, address=address, **common)
         return
     if address is not None:

@@ -222,7 +222,8 @@ def _check_release(seen: Seen, address: str, uses: dict[str, Usage], force: bool
             raise ConflictError(f"{address} is in use: {use.text}", hint=hint)
         case Kind.FREE | Kind.HOST:
             raise RefusedError(
-                f"{address} was not left behind: it is with its host (driver {function.driver or 'none'})"
+                f"{address} was not left behind: it is with its host (driver {function.driver or 'none'})",
+                hint="vmkit device list shows who has what",
             )
 
 

@@ -109,7 +109,10 @@ def attach(
     pick = _pick(seen, device, given.settings(mac), domain, from_host)
     function = pick.function
     if pick.wish.settings is None and network is not None and network != Network():
-        raise SpecError(f"{function.address} is no virtual function of a network card; it takes no such settings")
+        raise SpecError(
+            f"{function.address} is no virtual function of a network card; it takes no such settings",
+            hint="leave them out: --mac, --vlan, --max-tx-rate, --spoofcheck and --trust are for virtual functions",
+        )
     is_vf = pick.wish.settings is not None
     if is_vf:
         element = interface(function.address, mac, given.vlan)

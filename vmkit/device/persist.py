@@ -64,7 +64,10 @@ def remember(host: DeviceHost, address: str, count: int) -> None:
     ):
         done = host.run(argv, stdin=stdin)
         if done.status:
-            raise EffectError(f"installing {name} on {host.where}: {' '.join(done.stderr.split())}")
+            raise EffectError(
+                f"installing {name} on {host.where}: {' '.join(done.stderr.split())}",
+                hint=f"it takes root there, and {FOLDER} has to be writable",
+            )
 
 
 def forget(host: DeviceHost, address: str, _count: int = 0) -> None:

@@ -109,7 +109,10 @@ class Sriov:
         seen = see(self._connect())
         function = find_pf(seen.facts, pf)
         if not 0 <= count <= function.total_vfs:
-            raise SpecError(f"{count} is not between 0 and {function.total_vfs}", path="COUNT")
+            raise SpecError(
+                f"{count} is not between 0 and {function.total_vfs}, the most that {function.address} can have",
+                path="COUNT",
+            )
         if count != len(function.vfs):
             _check_unused(function, seen)
             _leave(function, seen)

@@ -84,7 +84,10 @@ def merge(domain: Domain, target: str, *, seconds: float = 600.0) -> None:
         if time.monotonic() > end:
             with contextlib.suppress(libvirt.libvirtError):
                 domain.handle.blockJobAbort(target, 0)
-            raise DeadlineError(f"{what}: not within {seconds:g} s; the VM keeps the overlay")
+            raise DeadlineError(
+                f"{what}: not within {seconds:g} s; the VM keeps the overlay",
+                hint=f"later: virsh blockcommit {domain.name} {target} --shallow --active --pivot --wait",
+            )
         time.sleep(0.02)
 
 

@@ -79,7 +79,10 @@ class ConsoleStream:
         """
         while data:
             if self.closed.is_set():
-                raise EffectError(f"the console of {self._name} was closed")
+                raise EffectError(
+                    f"the console of {self._name} was closed",
+                    hint=f"vmkit console {self._name} attaches again; vmkit show {self._name} says whether the VM runs",
+                )
             with translated(f"console of {self._name}"), self._lock:
                 sent = self._stream.send(data)
             if sent == -2:

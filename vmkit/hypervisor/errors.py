@@ -38,6 +38,17 @@ _UNSUPPORTED = {
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
 }
+_SEE: Final = {
+    libvirt.VIR_ERR_NO_DOMAIN: "see what there is: vmkit list",
+    libvirt.VIR_ERR_NO_NETWORK: "see what there is: vmkit network list",
+    libvirt.VIR_ERR_NO_STORAGE_POOL: "see what there is: virsh pool-list --all",
+    libvirt.VIR_ERR_NO_STORAGE_VOL: "another program may have removed it: virsh vol-list vmkit",
+    libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT: "see what there is: vmkit snapshot list",
+    libvirt.VIR_ERR_DOM_EXIST: "take another name; see what there is: vmkit list",
+    libvirt.VIR_ERR_NETWORK_EXIST: "take another name; see what there is: vmkit network list",
+    libvirt.VIR_ERR_STORAGE_VOL_EXIST: "see what there is: virsh vol-list vmkit",
+}
+"""The next step where what libvirt said has no advice of its own."""
 _SPEC = {libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_XML_DETAIL, libvirt.VIR_ERR_XML_INVALID_SCHEMA}
 _UNREACHABLE = {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_RPC}
 CGROUP_ADVICE: Final = (
@@ -72,7 +83,9 @@ def translate(error: libvirt.libvirtError, what: str) -> VmkitError:
     text = " ".join((error.get_error_message() or str(error)).split())
     found = _of_its_kind(error, text, f"{what}: {text}")
     if found.hint is None:
-        found.hint = advice(text, what)
+        found.hint = advice(text, what) or _SEE.get(error.get_error_code())
+    if found.hint is None and isinstance(found, UnsupportedError):
+        found.hint = "vmkit doctor shows the versions of libvirt and QEMU, and what they lack"
     return found
 
 

@@ -26,6 +26,7 @@ MANIFEST: Final = "vmkit-image.json"
 """The first member."""
 LIMIT: Final = 1 << 20
 CHUNK: Final = 1 << 20
+_AGAIN: Final = "fetch it again, or have it made again: vmkit image export"
 
 
 def is_archive(path: Path) -> bool:
@@ -86,50 +87,55 @@ def unpack(path: Path, folder: Path, reporter: Reporter = silent) -> Image:
     reporter(Started("unpack"))
     try:
         with tarfile.open(path, "r:") as source:
-            image = _manifest(source, folder)
+            image = _manifest(source, folder, path)
             if free_space(folder) < image.size:
                 raise RefusedError(f"no space: {image.size} are needed in {folder.parent}", hint="free some: df -h")
             files = {file.path.name: file for file in image.files}
             while member := source.next():
                 if (file := files.pop(member.name, None)) is None:
-                    raise RefusedError(f"{path.name} holds {member.name!r}, which its manifest does not name, or twice")
+                    raise RefusedError(
+                        f"{path.name} holds {member.name!r}, which its manifest does not name, or twice", hint=_AGAIN
+                    )
                 _take(source, member, file, path)
     except (tarfile.TarError, EOFError, ValueError) as e:
-        raise RefusedError(f"{path.name} is damaged, or was cut off: {e}", hint="fetch it again") from e
+        raise RefusedError(f"{path.name} is damaged, or was cut off: {e}", hint=_AGAIN) from e
     if files:
-        raise RefusedError(f"{path.name} lacks {', '.join(sorted(files))}; it was cut off", hint="fetch it again")
+        raise RefusedError(f"{path.name} lacks {', '.join(sorted(files))}; it was cut off", hint=_AGAIN)
     if image.disk:
         with image.disk.path.open("rb") as f:
             head = f.read(8)
         if not qcow2.is_qcow2(head):
-            raise RefusedError(f"the disk in {path.name} is not qcow2")
+            raise RefusedError(f"the disk in {path.name} is not qcow2", hint=_AGAIN)
         examine(image.disk.path)
     reporter(Finished("unpack", seconds(), str(image.size)))
     return image
 
 
-def _manifest(source: tarfile.TarFile, folder: Path) -> Image:
+def _manifest(source: tarfile.TarFile, folder: Path, path: Path) -> Image:
     member = source.next()
     data = source.extractfile(member) if member and member.isfile() and member.size <= LIMIT else None
     if member is None or member.name != MANIFEST or data is None:
-        raise RefusedError("the archive does not begin with a manifest")
+        raise RefusedError(
+            f"{path.name} does not begin with the manifest of an image",
+            hint="vmkit image export makes archives that are taken; of others, unpack the disk and import that",
+        )
     try:
         image = from_json(data.read().decode(), folder)
     except SpecError as e:
-        raise RefusedError(f"the manifest in the archive is damaged: {e}") from e
+        raise RefusedError(f"the manifest in {path.name} is damaged: {e}", hint=_AGAIN) from e
     if len({f.path for f in image.files}) != len(image.files):
-        raise RefusedError("the manifest in the archive names a file twice")
+        raise RefusedError(f"the manifest in {path.name} names a file twice", hint=_AGAIN)
     return image
 
 
 def _take(source: tarfile.TarFile, member: tarfile.TarInfo, file: ImageFile, path: Path) -> None:
     data = source.extractfile(member) if member.isfile() and member.size == file.size else None
     if data is None:
-        raise RefusedError(f"{member.name} in {path.name} is not the file that the manifest names")
+        raise RefusedError(f"{member.name} in {path.name} is not the file that the manifest names", hint=_AGAIN)
     with file.path.open("wb") as out:
         shutil.copyfileobj(data, out, CHUNK)
     if (got := store.describe(file.path).sha256) != file.sha256:
         raise RefusedError(
             f"the checksum of {member.name} in {path.name} is wrong: expected {file.sha256}, got {got}",
-            hint="fetch it again",
+            hint=_AGAIN,
         )

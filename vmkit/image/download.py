@@ -107,7 +107,10 @@ def small(source: str, limit: int, what: str) -> bytes:
     except (_CutOffError, OSError) as e:
         raise UnreachableError(f"{quoted(url, 200)}: {e}", hint="try again in a while") from e
     if len(data) > limit:
-        raise RefusedError(f"the {what} {quoted(url, 200)} is larger than {Bytes(limit)}")
+        raise RefusedError(
+            f"the {what} {quoted(url, 200)} is larger than {Bytes(limit)}",
+            hint=f"see whether the address is that of the {what}",
+        )
     return data
 
 
@@ -128,7 +131,11 @@ def as_url(source: str) -> str | None:
     except ValueError:
         valid = False
     if not valid:
-        raise SpecError(f"{quoted(source)} is not a URL", path="source")
+        raise SpecError(
+            f"{quoted(source)} is not a URL",
+            path="source",
+            hint="a URL is like https://HOST/PATH; of a file give the path",
+        )
     return source
 
 
@@ -209,7 +216,10 @@ def _remote(url: str, answer: Any, have: int) -> tuple[Remote, int]:
     begin, _, _ = rest.partition("-")
     whole = rest.rpartition("/")[2]
     if unit != "bytes" or not begin.isdecimal():
-        raise UnreachableError(f"{quoted(url, 200)}: the server's answer to a request for a part makes no sense")
+        raise UnreachableError(
+            f"{quoted(url, 200)}: the server's answer to a request for a part makes no sense",
+            hint="fetch it with another program, and import the file",
+        )
     if int(begin) == have and total is not None:
         total += have
     return Remote(url, validator, int(whole) if whole.isdecimal() else total), int(begin)
@@ -236,7 +246,10 @@ def _pump(answer: Any, part: Path, offset: int, total: int | None, reporter: Rep
         raise _CutOffError(f"cut off after {done} of {total} bytes")
     if total is not None and done > total:
         part.unlink()
-        raise EffectError(f"download: the server sent {done} bytes and had announced {total}")
+        raise EffectError(
+            f"download: the server sent {done} bytes and had announced {total}",
+            hint="try again; what came is thrown away",
+        )
 
 
 @contextlib.contextmanager
@@ -250,7 +263,10 @@ def _opened(url: str, headers: dict[str, str]) -> Iterator[Any]:
         def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
             as_url(newurl)
             if req.full_url.lower().startswith("https:") and not newurl.lower().startswith("https:"):
-                raise RefusedError(f"{quoted(url, 200)} leads from https to {quoted(newurl, 200)}, which is not safe")
+                raise RefusedError(
+                    f"{quoted(url, 200)} leads from https to {quoted(newurl, 200)}, which is not safe",
+                    hint="give the other address itself, if it can be trusted",
+                )
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     # No transparent compression: ranges and digests are of the file as it is.
@@ -270,7 +286,9 @@ def _opened(url: str, headers: dict[str, str]) -> Iterator[Any]:
         hint = "see that the address is right and that the network reaches it"
         raise UnreachableError(f"{quoted(url, 200)}: {e.reason}", hint=hint) from e
     except http.client.HTTPException as e:
-        raise UnreachableError(f"{quoted(url, 200)}: the server does not speak HTTP: {e!r}") from e
+        raise UnreachableError(
+            f"{quoted(url, 200)}: the server does not speak HTTP: {e!r}", hint="see that address and port are right"
+        ) from e
     except OSError as e:
         raise _CutOffError(str(e)) from e
     with answer:

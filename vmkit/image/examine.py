@@ -26,14 +26,17 @@ def examine(path: Path) -> str:
     with path.open("rb") as f:
         head = f.read(qcow2.HEADER_LIMIT)
     if qcow2.is_qcow2(head):
-        header = qcow2.parse_header(head)
+        header = qcow2.parse_header(head, path.name)
         if header.backing:
             raise RefusedError(
                 f"{path.name} names a backing file, which could be any file of this machine",
                 hint="have its maker flatten it: qemu-img convert -O qcow2",
             )
         if header.data_file:
-            raise RefusedError(f"{path.name} keeps its data in another file, which could be any file of this machine")
+            raise RefusedError(
+                f"{path.name} keeps its data in another file, which could be any file of this machine",
+                hint="have its maker put it into one: qemu-img convert -O qcow2",
+            )
         if header.encrypted:
             raise RefusedError(f"{path.name} is encrypted", hint="decrypt it first: qemu-img convert")
     info = _qemu_info(path)
@@ -42,7 +45,10 @@ def examine(path: Path) -> str:
         hint = f"convert it first: qemu-img convert -f {kind} -O qcow2"
         raise RefusedError(f"{path.name} has the format {kind}; {', '.join(FORMATS)} are taken", hint=hint)
     if (kind == "qcow2") != qcow2.is_qcow2(head) or info.get("backing-filename"):
-        raise RefusedError(f"{path.name} is not what its header says")
+        raise RefusedError(
+            f"{path.name} is not what its header says",
+            hint="have its maker convert it again: qemu-img convert -O qcow2",
+        )
     size = path.stat().st_size
     if kind == "raw" and (size == 0 or size % 512):
         raise RefusedError(
@@ -58,7 +64,11 @@ def _qemu_info(path: Path) -> dict[str, Any]:
     try:
         answer = json.loads(run(["qemu-img", "info", "--output=json", plain_path(path)]).stdout)
     except EffectError as e:
-        raise RefusedError(f"{path.name} is not a disk image that QEMU can read", details=(e.message,)) from e
+        raise RefusedError(
+            f"{path.name} is not a disk image that QEMU can read",
+            details=(e.message,),
+            hint="see what it is: file; a download may have been cut off, or be an error page",
+        ) from e
     return answer if isinstance(answer, dict) else {}
 
 

@@ -49,7 +49,11 @@ def export(image: Image, target: Path, *, force: bool = False, reporter: Reporte
         half.replace(target)
         sync_dir(target.parent)
     except OSError as e:
-        raise EffectError(f"cannot write {target}: {e.strerror}", left="nothing is left of it") from e
+        raise EffectError(
+            f"cannot write {target}: {e.strerror}",
+            left="nothing is left of it",
+            hint=f"see the folder: ls -ld {target.parent}; df -h {target.parent}",
+        ) from e
     finally:
         with contextlib.suppress(OSError):
             half.unlink(missing_ok=True)

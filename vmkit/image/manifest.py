@@ -142,7 +142,11 @@ def from_json(text: str, folder: Path) -> Image:
     if not isinstance(body, dict):
         raise SpecError("not an image manifest")
     if _field(body, "format", int) > FORMAT:
-        raise SpecError(f"{body['format']} is newer than this vmkit knows ({FORMAT})", path="format")
+        raise SpecError(
+            f"{body['format']} is newer than this vmkit knows ({FORMAT})",
+            path="format",
+            hint="a newer vmkit made it; use that one here, too",
+        )
     try:
         kind = ImageKind(_field(body, "kind", str))
     except ValueError as e:

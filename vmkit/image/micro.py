@@ -100,7 +100,10 @@ def build(
     loaded by one that has none of them.
     """
     if platform.machine() != "x86_64":
-        raise UnsupportedError(f"the micro image is built on x86-64 only, not on {platform.machine()}")
+        raise UnsupportedError(
+            f"the micro image is built on x86-64 only, not on {platform.machine()}",
+            hint="build it there, and bring it here: vmkit image export, vmkit image import",
+        )
     compiler = find_program("gcc", package="gcc libc6-dev")
     for program, package in (("depmod", "kmod"), ("mke2fs", "e2fsprogs"), ("qemu-img", "qemu-utils")):
         find_program(program, package=package)

@@ -61,7 +61,10 @@ def load_order(
         if name in by_name:
             add(by_name[name])
         elif name not in inside and name not in skippable:
-            raise UnsupportedError(f"the kernel has no module '{name}'")
+            raise UnsupportedError(
+                f"the kernel has no module '{name}'",
+                hint="apt-get update, and build again with the kernel that apt has then",
+            )
     return list(order)
 
 
@@ -106,4 +109,7 @@ def unpacked(path: str, data: bytes) -> bytes:
             return data
         case ".xz":
             return lzma.decompress(data)
-    raise UnsupportedError(f"the module {path} is compressed in a way that is not known here")
+    raise UnsupportedError(
+        f"the module {path} is compressed in a way that is not known here",
+        hint="take the other kernel: --kernel cloud, or --kernel generic",
+    )

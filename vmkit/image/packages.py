@@ -118,7 +118,9 @@ def needed(program: Path, root: Path) -> list[Path]:
         raise UnsupportedError(f"{program.name} needs {', '.join(missing)}", hint=f"apt-get install {program.name}")
     found = [Path(p) for p in _FOUND.findall(listing)]
     if outside := [p for p in found if root not in p.parents]:
-        raise UnsupportedError(f"{program.name} needs {outside[0].name}, which no package brought")
+        raise UnsupportedError(
+            f"{program.name} needs {outside[0].name}, which no package brought", hint="apt-get update, and build again"
+        )
     return list(dict.fromkeys([*found, loader]))
 
 

@@ -140,7 +140,11 @@ def _link(file: ImageFile, target: Path) -> bool:
         half.rename(target)
         sync_dir(target.parent)
     except OSError as e:
-        raise EffectError(f"copy of {file.path} to {target.parent}: {e.strerror}", left="nothing is left of it") from e
+        raise EffectError(
+            f"copy of {file.path} to {target.parent}: {e.strerror}",
+            left="nothing is left of it",
+            hint=f"see the folder: ls -ld {target.parent}; df -h {target.parent}",
+        ) from e
     finally:
         half.unlink(missing_ok=True)
     return True

@@ -24,6 +24,7 @@ _DATA_FILE_BIT: Final = 1 << 2
 _END_OF_EXTENSIONS: Final = 0
 _BACKING_FORMAT: Final = 0xE2792ACA
 _DATA_FILE_NAME: Final = 0x44415441
+_AGAIN: Final = "fetch it again; what is in it: qemu-img check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +51,34 @@ def is_qcow2(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
-def parse_header(head: bytes) -> Qcow2Header:
+def parse_header(head: bytes, what: str = "the file") -> Qcow2Header:
     """Read the header from the first bytes of a file (HEADER_LIMIT of them, or the whole file if it is shorter).
+
+    Args:
+        head: the bytes.
+        what: the file, for messages.
 
     Raises:
         RefusedError: it is cut off or contradicts itself.
     """
     if len(head) < _FIXED.size or not is_qcow2(head):
-        raise RefusedError("not a whole qcow2 header")
+        raise RefusedError(f"{what} is no whole qcow2 file: its header is cut off", hint=_AGAIN)
     _, version, backing_offset, _, cluster_bits, size, crypt, *_ = _FIXED.unpack_from(head)
     if version not in (2, 3):
         raise RefusedError(
-            f"qcow version {version} is not one of 2 and 3", hint="convert it: qemu-img convert -O qcow2"
+            f"{what} is qcow of version {version}, which is not one of 2 and 3",
+            hint="convert it: qemu-img convert -O qcow2",
         )
     if not 9 <= cluster_bits <= 21:
-        raise RefusedError(f"a qcow2 file cannot have clusters of 2^{cluster_bits} bytes")
+        raise RefusedError(f"{what} is damaged: no qcow2 file has clusters of 2^{cluster_bits} bytes", hint=_AGAIN)
     incompatible, length = 0, _FIXED.size
     if version == 3:
         if len(head) < _FIXED.size + _V3.size:
-            raise RefusedError("not a whole qcow2 header")
+            raise RefusedError(f"{what} is no whole qcow2 file: its header is cut off", hint=_AGAIN)
         incompatible, *_, length = _V3.unpack_from(head, _FIXED.size)
         if length < _FIXED.size + _V3.size or length % 8:
-            raise RefusedError(f"a qcow2 header cannot be {length} bytes long")
-    names = _extensions(head, length, min(1 << cluster_bits, backing_offset or (1 << cluster_bits)))
+            raise RefusedError(f"{what} is damaged: no qcow2 header is {length} bytes long", hint=_AGAIN)
+    names = _extensions(what, head, length, min(1 << cluster_bits, backing_offset or (1 << cluster_bits)))
     return Qcow2Header(
         version=version,
         virtual_size=Bytes(size),
@@ -82,13 +88,13 @@ def parse_header(head: bytes) -> Qcow2Header:
     )
 
 
-def _extensions(head: bytes, start: int, end: int) -> set[int]:
+def _extensions(what: str, head: bytes, start: int, end: int) -> set[int]:
     """Types of the header extensions between `start` and `end`."""
     found = set()
     at = start
     while at + 8 <= end:
         if at + 8 > len(head):
-            raise RefusedError("the header extensions of this qcow2 file are cut off, or larger than is sensible")
+            raise RefusedError(f"{what} is damaged: its header is larger than is sensible", hint=_AGAIN)
         kind, length = struct.unpack_from(">II", head, at)
         if kind == _END_OF_EXTENSIONS:
             break
@@ -105,6 +111,6 @@ def virtual_size(path: Path) -> Bytes:
     """
     try:
         with path.open("rb") as f:
-            return parse_header(f.read(HEADER_LIMIT)).virtual_size
+            return parse_header(f.read(HEADER_LIMIT), path.name).virtual_size
     except OSError as e:
-        raise RefusedError(f"cannot read {path}: {e.strerror}") from e
+        raise RefusedError(f"cannot read {path}: {e.strerror}", hint=f"see who may read it: ls -l {path}") from e

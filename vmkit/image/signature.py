@@ -74,7 +74,11 @@ def _judge(status: str, errors: str) -> None:
             details=details,
             hint="give the publisher's key: --keyring FILE",
         )
-    raise RefusedError("the checksums have no signature that gpgv can read", details=details)
+    raise RefusedError(
+        "the checksums have no signature that gpgv can read",
+        details=details,
+        hint="see what the file is: it may be an error page; a signature beside the checksums is named by --signature",
+    )
 
 
 def dearmoured(keys: bytes) -> bytes:

@@ -60,7 +60,10 @@ def parse_sums(text: str) -> dict[str, Digest]:
             continue
         name, digest = PurePosixPath(name).name, Digest.parse(value)
         if found.setdefault(name, digest).algorithm == digest.algorithm and found[name] != digest:
-            raise RefusedError(f"the checksums name {quoted(name)} twice, with different digests")
+            raise RefusedError(
+                f"the checksums name {quoted(name)} twice, with different digests",
+                hint="ask the publisher which one holds, and give that one: --sha256 HEX",
+            )
         if digest.algorithm == "sha512" and found[name].algorithm == "sha256":
             found[name] = digest
     if not found:

@@ -28,7 +28,9 @@ def check_builder(what: str, command: str = "vmkit lab image build kvm") -> None
         UnsupportedError, RefusedError: they cannot.
     """
     if platform.machine() != "x86_64":
-        raise UnsupportedError(f"{what} is built on x86-64 only, not on {platform.machine()}")
+        raise UnsupportedError(
+            f"{what} is built on x86-64 only, not on {platform.machine()}", hint="take a machine of that kind"
+        )
     find_program("mmdebstrap", package="mmdebstrap")
     find_program("mke2fs", package="e2fsprogs")
     if os.geteuid() != 0:

@@ -207,7 +207,10 @@ def _write(disk: Path, changes: list[Edit], scratch: Path) -> None:
     _tool(["debugfs", "-w", "-f", script, disk])
     for edit in changes:
         if edit.is_file and _tool(["debugfs", "-R", f"cat {edit.path}", disk]) != edit.content:
-            raise EffectError(f"debugfs did not write {edit.path} into the box's disk")
+            raise EffectError(
+                f"debugfs did not write {edit.path} into the box's disk",
+                hint="build it again: scripts/build-box --force",
+            )
     _tool(["e2fsck", "-f", "-n", disk])
 
 

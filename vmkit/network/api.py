@@ -259,7 +259,11 @@ class Networks:
         found = network(host, name)
         seen = look.of(found)
         if seen.subnet is None:
-            raise SpecError(f"the network '{name}' has no addresses of its own", path="address")
+            raise SpecError(
+                f"the network '{name}' has no addresses of its own",
+                path="address",
+                hint="reserve it where the addresses of its bridge are handed out",
+            )
         at = str(guest_address(address, seen.subnet, "address"))
         if mac is None:
             macs = [u.mac for u in look.users(host, seen) if u.vm == vm]

@@ -57,7 +57,10 @@ def join(name: str, bridge: str | None, ports: tuple[str, ...]) -> tuple[str, ..
     from vmkit.system.netlink import Links
 
     if bridge is None:
-        raise ConflictError(f"the network '{name}' has no bridge")
+        raise ConflictError(
+            f"the network '{name}' has no bridge",
+            hint="only networks of mode bridge take ports: vmkit network create NAME --mode bridge",
+        )
     joined = []
     with Links() as links:
         there = {link.name: link for link in links.all()}

@@ -171,7 +171,10 @@ class ShellDevices:
     def set_up(self, net: str) -> None:
         done = self._do(join(["ip", "link", "set", "dev", net, "up"]))
         if done.status:
-            raise EffectError(f"bringing {net} up on {self.where}: {' '.join(done.stderr.split())}")
+            raise EffectError(
+                f"bringing {net} up on {self.where}: {' '.join(done.stderr.split())}",
+                hint=f"see its state there: ip link show {net}",
+            )
 
     def swap(self, path: str, old: str | None, new: str | None) -> bool:
         file, folder = quote(path), quote(str(Path(path).parent))
@@ -205,10 +208,10 @@ def devices_of(uri: str) -> DeviceHost:
 def _cannot(path: str, text: str, code: int, said: str) -> RefusedError | EffectError:
     what = f"writing {text.strip() or 'nothing'} to {path}: {said}"
     if code == errno.ENOENT:
-        return NotFoundError(what)
+        return NotFoundError(what, hint="see what is there: vmkit device list, vmkit sriov list")
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return RefusedError(what, hint="run as root")
-    return EffectError(what)
+    return EffectError(what, hint="what the driver said of it is in the kernel's log: dmesg")
 
 
 _IP_SAYS: Final = {95: "not supported", 22: "Invalid argument", 1: "not permitted", 13: "ermission denied"}

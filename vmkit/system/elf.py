@@ -124,7 +124,10 @@ def read_binary(path: Path) -> Binary:
     with _opened(path) as f, damaged_is_refused(path):
         elf = ELFFile(f)
         if elf.elfclass != 64 or not elf.little_endian:
-            raise UnsupportedError(f"{path} is not a 64-bit little-endian ELF file")
+            raise UnsupportedError(
+                f"{path} is not a 64-bit little-endian ELF file",
+                hint="see what it is: file; programs of x86-64 are taken",
+            )
         segments = tuple(
             Segment(int(s["p_vaddr"]), int(s["p_offset"]), int(s["p_filesz"]), bool(s["p_flags"] & 1))
             for s in elf.iter_segments("PT_LOAD")
@@ -174,4 +177,8 @@ def damaged_is_refused(path: Path) -> Iterator[None]:
         OverflowError,
     ) as e:
         text = " ".join(str(e).split())[:120]
-        raise RefusedError(f"{quoted(str(path))} is not a sound ELF file", details=(text,) if text else ()) from e
+        raise RefusedError(
+            f"{quoted(str(path))} is not a sound ELF file",
+            details=(text,) if text else (),
+            hint="see what it is: file; it may be cut off",
+        ) from e

@@ -93,11 +93,14 @@ def open_regular(path: Path, what: str, *, limit: int) -> Iterator[BinaryIO]:
     except FileNotFoundError as e:
         raise NotFoundError(f"no {what} {quoted(str(path))}", hint=f"see what there is: ls {path.parent}") from e
     except (OSError, ValueError) as e:  # ValueError: a NUL in the name
-        raise RefusedError(f"cannot read the {what} {quoted(str(path))}: {getattr(e, 'strerror', None) or e}") from e
+        raise RefusedError(
+            f"cannot read the {what} {quoted(str(path))}: {getattr(e, 'strerror', None) or e}",
+            hint="see who may read it: ls -l",
+        ) from e
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise RefusedError(f"{quoted(str(path))} is not a regular file")
+            raise RefusedError(f"{quoted(str(path))} is not a regular file", hint=f"give the {what} itself")
         if info.st_size > limit:
             raise RefusedError(f"{quoted(str(path))} is larger than {limit} bytes", hint=f"is it really the {what}?")
         with os.fdopen(fd, "rb", closefd=False) as f:
@@ -145,7 +148,7 @@ def locked(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
         except BlockingIOError:
             if deadline.passed:
                 os.close(fd)
-                raise ConflictError(busy) from None
+                raise ConflictError(busy, hint="try again when it has ended; long operations: vmkit jobs") from None
             time.sleep(0.05)
         os.close(fd)
     try:
@@ -184,7 +187,7 @@ def copy_with_head(source: Path, target: Path, head: bytes) -> None:
                         break
                     at += copied
     except FileExistsError as e:
-        raise ConflictError(f"{target} exists") from e
+        raise ConflictError(f"{target} exists", hint="give another name, or move that file away") from e
     except OSError as e:
         target.unlink(missing_ok=True)
         raise _cannot("write", target, e) from e
@@ -207,4 +210,7 @@ def _cannot(verb: str, path: Path, error: OSError) -> RefusedError | EffectError
         return RefusedError(
             f"cannot {verb} {path}: {error.strerror}", hint="run as root, or set VMKIT_HOME to a folder of your own"
         )
-    return EffectError(f"cannot {verb} {path}: {error.strerror}")
+    return EffectError(
+        f"cannot {verb} {path}: {error.strerror}",
+        hint=f"see the disk and the folder: df -h {path.parent}; ls -ld {path.parent}",
+    )

@@ -209,6 +209,8 @@ def _held(record_id: str) -> Iterator[None]:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise ConflictError(f"the operation {record_id} is being carried out by another process") from None
+        raise ConflictError(
+            f"the operation {record_id} is being carried out by another process", hint="wait for it: vmkit jobs"
+        ) from None
     finally:
         os.close(fd)

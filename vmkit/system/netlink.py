@@ -134,7 +134,7 @@ def _translated(what: str) -> Iterator[None]:
         text = f"{what}: {e.args[1] if len(e.args) > 1 else e}"
         match e.code:
             case 17:
-                raise ConflictError(text) from e
+                raise ConflictError(text, hint="see what there is: ip link") from e
             case 1:
                 raise RefusedError(text, hint="run as root") from e
             case 19:  # ENODEV

@@ -110,7 +110,10 @@ class Server:
         done = _run(self.argv(command, quiet=True), stdin, stdout, timeout, tick, f"'{command[0]}' on {self.where}")
         if done.status == _FAILED:
             tail = done.stderr.strip().splitlines()[-4:]
-            raise UnreachableError(f"ssh to {self.where}: {tail[-1].strip() if tail else 'the connection broke'}")
+            raise UnreachableError(
+                f"ssh to {self.where}: {tail[-1].strip() if tail else 'the connection broke'}",
+                hint=f"see where it is stuck: ssh -v -p {self.port} {self.address}",
+            )
         return done
 
 

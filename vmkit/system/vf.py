@@ -136,7 +136,7 @@ def setting_error(netdev: str, number: int, name: str, code: int, text: str) -> 
             return UnsupportedError(f"{what} cannot be set: the driver does not have it", hint="leave it out")
         case 1 | 13:
             return RefusedError(f"{what} cannot be set: not permitted", hint="run as root")
-    return EffectError(f"{what} cannot be set: {text}")
+    return EffectError(f"{what} cannot be set: {text}", hint="what the driver said of it is in the kernel's log: dmesg")
 
 
 WORDS: Final = {

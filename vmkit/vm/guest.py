@@ -93,7 +93,10 @@ def run(
         if status["exited"]:
             break
         if deadline.passed:
-            raise DeadlineError(f"'{argv[0]}' in {domain.name} has not ended within {timeout:g} s; it goes on there")
+            raise DeadlineError(
+                f"'{argv[0]}' in {domain.name} has not ended within {timeout:g} s; it goes on there",
+                hint="wait longer: --timeout SECONDS",
+            )
         time.sleep(pause)
         pause = min(0.5, pause * 1.5)
     code = status.get("exitcode", -status.get("signal", 1))

@@ -336,7 +336,7 @@ class Vm:
         from vmkit.vm import guest
 
         if not argv:
-            raise RefusedError("no program to run")
+            raise RefusedError("no program to run", hint=f"vmkit exec {self.name} -- PROGRAM")
         return guest.run(self.domain, argv, timeout=timeout, stdin=stdin)
 
     def layers(self) -> tuple[Layer, ...]:

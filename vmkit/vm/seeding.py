@@ -191,7 +191,10 @@ def put(pool: Pool, volume: str, files: Mapping[str, bytes]) -> str:
     """Make a seed volume of these files, which root and QEMU alone can read; returns its path."""
     data = seed_iso.write(files)
     if len(data) > seed_iso.LIMIT:
-        raise RefusedError(f"the seed would be larger than {seed_iso.LIMIT} bytes")
+        raise RefusedError(
+            f"the seed would be larger than {seed_iso.LIMIT} bytes",
+            hint="let user-data fetch what is large, or copy it later: vmkit copy",
+        )
     return pool.write(volume, data)
 
 

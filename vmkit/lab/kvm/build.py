@@ -164,4 +164,7 @@ def _answers(layout: Layout, host: HostPlan, running: machine.Machine) -> None:
     except VmkitError as e:
         raise running.failed(f"libvirt of {host.name} over ssh: {e.message}") from e
     if answered != host.uuid:
-        raise EffectError(f"the libvirt that answers has the uuid {answered}, and not {host.uuid}")
+        raise EffectError(
+            f"the libvirt that answers has the uuid {answered}, and not {host.uuid}",
+            hint="another machine has its port; take the lab down and up again: vmkit lab down",
+        )

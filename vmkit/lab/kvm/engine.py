@@ -95,7 +95,9 @@ def _version_text(binary: Path, env: dict[str, str] | None = None) -> str:
 def _version(binary: Path, env: dict[str, str] | None = None) -> tuple[int, ...]:
     match = re.search(r"version (\d+)\.(\d+)\.(\d+)", _version_text(binary, env))
     if not match:
-        raise UnsupportedError(f"{binary} does not say its version")
+        raise UnsupportedError(
+            f"{binary} does not say its version", hint="install it again: apt-get install --reinstall qemu-system-x86"
+        )
     return tuple(int(n) for n in match.groups())
 
 

@@ -182,7 +182,9 @@ def _said(
             raise machine.failed(f"{machine.name} ended during {what}")
         elif deadline.passed:
             raise DeadlineError(
-                f"{what} of {machine.name}: not within {seconds:g} s", details=tail(machine.files.console)
+                f"{what} of {machine.name}: not within {seconds:g} s",
+                details=tail(machine.files.console),
+                hint="the machine may be busy: see what runs (top), and try again",
             )
         advance(deadline.elapsed)
 

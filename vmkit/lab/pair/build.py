@@ -72,7 +72,11 @@ def build(layout: Layout, state: LabState, hosts: int, reporter: Reporter) -> La
             supervisors = _start(layout, plan, wires, found)
     _all_answer(layout, plan, supervisors, reporter)
     if not running_hosts(layout, plan)[1]:
-        raise EffectError("the lab's DHCP server ended while it started", details=_log_tails(layout, "switch"))
+        raise EffectError(
+            "the lab's DHCP server ended while it started",
+            details=_log_tails(layout, "switch"),
+            hint="see its last lines above; another program may serve DHCP on the lab's addresses: ss -lunp",
+        )
     current = current.at(Phase.UP)
     save(layout, current)
     return current
@@ -236,7 +240,10 @@ def _furnish(layout: Layout, plan: HostPlan, init: int) -> None:
     with Host.connect(f"qemu+unix:///system?socket=/proc/{init}/root{config.LIBVIRT_SOCKET}") as host:
         answered = ET.fromstring(host.capabilities()).findtext("host/uuid")  # noqa: S314 - from our own daemon
         if answered != plan.uuid:
-            raise EffectError(f"the libvirt that answers has the uuid {answered}, and not {plan.uuid}")
+            raise EffectError(
+                f"the libvirt that answers has the uuid {answered}, and not {plan.uuid}",
+                hint="take the lab down and up again: vmkit lab down",
+            )
         host.define_pool(config.pool_xml(layout))
         host.define_network(config.network_xml())
 

@@ -80,7 +80,7 @@ class Guests:
             DeadlineError: it has not ended within `timeout` seconds; it goes on there.
         """
         if not argv:
-            raise RefusedError("no program to run")
+            raise RefusedError("no program to run", hint=f"vmkit exec {name} -- PROGRAM")
         return self._way(name, by, user, reporter).run(argv, timeout=timeout, stdin=stdin)
 
     def copy(
@@ -118,7 +118,7 @@ class Guests:
         if by is By.AGENT or (by is By.AUTO and not user and _agent_serves(vm)):
             return ByAgent(vm.domain)
         try:
-            return BySsh(self.ssh(name, user=user, deadline=15.0 if by is By.AUTO else 60.0, reporter=reporter))
+            return BySsh(self.ssh(name, user=user, deadline=15.0 if by is By.AUTO else 60.0, reporter=reporter), name)
         except VmkitError as e:
             if by is By.AUTO:
                 e.message = f"no guest agent answers in {vm.name}, and by ssh: {e.message}"

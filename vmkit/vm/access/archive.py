@@ -33,7 +33,9 @@ def pack(folder: Path, name: str, sink: BinaryIO) -> int:
         with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT) as archive:
             archive.add(folder, arcname=name, filter=ours)
     except OSError as e:
-        raise RefusedError(f"cannot read {e.filename or folder}: {e.strerror}") from e
+        raise RefusedError(
+            f"cannot read {e.filename or folder}: {e.strerror}", hint="see who may read it: ls -l"
+        ) from e
     return count
 
 
@@ -71,9 +73,16 @@ def unpack(source: BinaryIO, folder: Path) -> tuple[int, tuple[str, ...]]:
                 else:
                     left_out.append(member.name)
     except tarfile.TarError as e:
-        raise EffectError(f"what the guest sent is damaged: {e}", left=f"a part of it is in {folder}") from e
+        raise EffectError(
+            f"what the guest sent is damaged: {e}",
+            left=f"a part of it is in {folder}",
+            hint="try again; is there room in the guest's /var/tmp?",
+        ) from e
     except OSError as e:
-        raise EffectError(f"cannot write {e.filename or folder}: {e.strerror}") from e
+        raise EffectError(
+            f"cannot write {e.filename or folder}: {e.strerror}",
+            hint=f"see the folder: ls -ld {folder}; df -h {folder}",
+        ) from e
     return files, tuple(left_out)
 
 
@@ -82,13 +91,18 @@ def _within(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise EffectError(
-            f"the guest sent {name!r}, which would leave the folder", left=f"{folder} holds what came before"
+            f"the guest sent {name!r}, which would leave the folder",
+            left=f"{folder} holds what came before",
+            hint="its tar is not to be trusted; copy single files",
         )
     path = folder
     for part in parts[:-1]:
         path = path / part
         if path.is_symlink():
-            raise EffectError(f"the guest sent {name!r}, which leads through a symbolic link")
+            raise EffectError(
+                f"the guest sent {name!r}, which leads through a symbolic link",
+                hint="nothing is written outside of the folder; copy that part by itself",
+            )
         path.mkdir(exist_ok=True)
     return path / parts[-1] if parts else folder
 

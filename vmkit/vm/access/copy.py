@@ -110,12 +110,21 @@ def to_guest(way: Way, sources: Sequence[Path], target: str, reporter: Reporter 
     """
     for source in sources:
         if not source.exists():
-            raise NotFoundError(f"no file {quoted(str(source))} on this machine")
+            raise NotFoundError(
+                f"no file {quoted(str(source))} on this machine",
+                hint=f"see what there is: ls {quoted(str(source.parent))}",
+            )
     at = look(way, target)
     if (len(sources) > 1 or target.endswith("/")) and at.kind != "folder":
-        raise NotFoundError(f"no folder {quoted(target)} in the guest")
+        raise NotFoundError(
+            f"no folder {quoted(target)} in the guest",
+            hint=f"make it first: vmkit exec {way.vm} -- mkdir -p {quoted(target)}",
+        )
     if at.kind == "none":
-        raise NotFoundError(f"no folder for {quoted(target)} in the guest")
+        raise NotFoundError(
+            f"no folder for {quoted(target)} in the guest",
+            hint=f"make it first: vmkit exec {way.vm} -- mkdir -p {quoted(str(PurePosixPath(target).parent))}",
+        )
     done = []
     for source in sources:
         there = str(PurePosixPath(at.path) / source.resolve().name) if at.kind == "folder" else at.path
@@ -123,7 +132,10 @@ def to_guest(way: Way, sources: Sequence[Path], target: str, reporter: Reporter 
         with _progress(reporter, f"copy {source.name}") as advance:
             if source.is_dir():
                 if at.kind not in ("folder", "new"):
-                    raise RefusedError(f"{quoted(target)} in the guest is a file, and {quoted(str(source))} a folder")
+                    raise RefusedError(
+                        f"{quoted(target)} in the guest is a file, and {quoted(str(source))} a folder",
+                        hint="give a folder of the guest, or a name that is free",
+                    )
                 files, size = _send_folder(way, source, there, advance)
             else:
                 files, size = 1, _send_file(way, source, there, advance)
@@ -147,22 +159,36 @@ def from_guest(way: Way, sources: Sequence[str], target: Path, reporter: Reporte
     """
     into = target.is_dir()
     if not into and (len(sources) > 1 or str(target).endswith(os.sep)):
-        raise NotFoundError(f"no folder {quoted(str(target))} on this machine")
+        raise NotFoundError(
+            f"no folder {quoted(str(target))} on this machine", hint=f"make it first: mkdir -p {quoted(str(target))}"
+        )
     if not target.absolute().parent.is_dir():
-        raise NotFoundError(f"no folder for {quoted(str(target))} on this machine")
+        raise NotFoundError(
+            f"no folder for {quoted(str(target))} on this machine",
+            hint=f"make it first: mkdir -p {quoted(str(target.parent))}",
+        )
     done = []
     for source in sources:
         at = look(way, source)
         if at.kind in ("new", "none"):
-            raise NotFoundError(f"no file {quoted(source)} in the guest")
+            raise NotFoundError(
+                f"no file {quoted(source)} in the guest",
+                hint=f"see what there is: vmkit exec {way.vm} -- ls {quoted(str(PurePosixPath(source).parent))}",
+            )
         if at.kind == "other":
-            raise RefusedError(f"{quoted(source)} in the guest is neither a file nor a folder")
+            raise RefusedError(
+                f"{quoted(source)} in the guest is neither a file nor a folder",
+                hint=f"see what it is: vmkit exec {way.vm} -- ls -l {quoted(source)}",
+            )
         here = target / (PurePosixPath(at.path).name or "root") if into else target
         clock = stopwatch()
         with _progress(reporter, f"copy {PurePosixPath(at.path).name}", at.size or None) as advance:
             if at.kind == "folder":
                 if here.exists() and not here.is_dir():
-                    raise RefusedError(f"{quoted(str(here))} is a file, and {quoted(source)} in the guest a folder")
+                    raise RefusedError(
+                        f"{quoted(str(here))} is a file, and {quoted(source)} in the guest a folder",
+                        hint="give another folder, or move that file away",
+                    )
                 files, size = _fetch_folder(way, at.path, here, advance, reporter)
             else:
                 files, size = 1, _fetch_file(way, at, here, advance)
@@ -200,7 +226,9 @@ def _send_file(way: Way, source: Path, there: str, advance: _Advance) -> int:
                     e.message = e.message.replace(half, there)  # the name that was asked for
                 raise
     except OSError as e:
-        raise RefusedError(f"cannot read {quoted(str(source))}: {e.strerror}") from e
+        raise RefusedError(
+            f"cannot read {quoted(str(source))}: {e.strerror}", hint=f"see who may read it: ls -l {quoted(str(source))}"
+        ) from e
     mode = f"{info.st_mode & 0o777:o}"
     openssh.check(way.run(["sh", "-c", _SETTLE, "sh", half, there, str(info.st_size), mode]), f"cannot write {there}")
     return info.st_size
@@ -231,11 +259,18 @@ def _fetch_file(way: Way, at: Seen, here: Path, advance: _Advance) -> int:
             size = f.seek(0, os.SEEK_END)
             # What grows while it is read (a log) may be longer, what the kernel makes up (/proc) says nothing of it.
             if size < at.size:
-                raise EffectError(f"only {size} of {at.size} bytes of {at.path} arrived", left="nothing was written")
+                raise EffectError(
+                    f"only {size} of {at.size} bytes of {at.path} arrived",
+                    left="nothing was written",
+                    hint="it was shortened meanwhile, or the guest is at its end; try again",
+                )
             os.fchmod(f.fileno(), at.mode & 0o777)
         half.replace(here)
     except OSError as e:
-        raise EffectError(f"cannot write {quoted(str(here))}: {e.strerror}") from e
+        raise EffectError(
+            f"cannot write {quoted(str(here))}: {e.strerror}",
+            hint=f"see the folder: ls -ld {here.parent}; df -h {here.parent}",
+        ) from e
     finally:
         half.unlink(missing_ok=True)
     return size

@@ -31,6 +31,10 @@ class Way(Protocol):
 
     name: str
 
+    @property
+    def vm(self) -> str:
+        """Name of the VM, for messages."""
+
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, stdin: bytes | None = None) -> Completed:
         """Run a program to its end; its exit status is not looked at."""
 
@@ -55,6 +59,11 @@ class ByAgent:
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
 
+    @property
+    def vm(self) -> str:
+        """Name of the VM, for messages."""
+        return self.domain.name
+
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, stdin: bytes | None = None) -> Completed:
         """Run a program to its end; its exit status is not looked at."""
         if stdin is not None and len(stdin) > PUT:
@@ -78,7 +87,10 @@ class ByAgent:
                     data = base64.b64encode(view).decode()
                     count = self._call("guest-file-write", handle=handle, **{"buf-b64": data})["count"]
                     if count <= 0:
-                        raise EffectError(f"{path} in {self.domain.name}: the guest agent writes no more of it")
+                        raise EffectError(
+                            f"{path} in {self.domain.name}: the guest agent writes no more of it",
+                            hint=f"is there room? vmkit exec {self.domain.name} -- df -h",
+                        )
                     view = view[count:]
                     done += count
                     advance(done)
@@ -139,8 +151,9 @@ class BySsh:
 
     name = "ssh"
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, vm: str) -> None:
         self.server = server
+        self.vm = vm
 
     def run(self, argv: Sequence[str], *, timeout: float = 60.0, stdin: bytes | None = None) -> Completed:
         """Run a program to its end; its exit status is not looked at."""

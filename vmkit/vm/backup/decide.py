@@ -74,7 +74,9 @@ def decide(facts: BackupFacts, *, full: bool = False) -> Decision:
         RefusedError: it cannot be made; says why.
     """
     if facts.driver != "QEMU":
-        raise UnsupportedError(f"libvirt's driver for {facts.driver} makes no backups")
+        raise UnsupportedError(
+            f"libvirt's driver for {facts.driver} makes no backups", hint="take a host with QEMU: -c qemu:///system"
+        )
     if not facts.active:
         raise ConflictError(
             f"{facts.name} is off, and libvirt makes backups of running VMs only",
@@ -84,7 +86,10 @@ def decide(facts: BackupFacts, *, full: bool = False) -> Decision:
         raise ConflictError(f"another operation works on {facts.name}", hint="vmkit jobs")
     disks = tuple(d for d in facts.disks if d.kind == "disk" and not d.readonly and d.source)
     if not disks:
-        raise RefusedError(f"{facts.name} has no disk that could be backed up")
+        raise RefusedError(
+            f"{facts.name} has no disk that could be backed up",
+            hint=f"read-only and empty drives are left out; see its disks: vmkit show {facts.name}",
+        )
     left = tuple(d.device for d in facts.disks if d not in disks and d.device)
     raw = [d.device for d in disks if d.format != "qcow2"]
     against = _against_incremental(facts, disks, raw, full=full)

@@ -121,13 +121,15 @@ def parse(text: str, *, where: str) -> Backup:
     try:
         b: dict[str, Any] = json.loads(text)
         if b.pop("format") != FORMAT:
-            raise EffectError(f"{where}: written by a later version of vmkit")
+            raise EffectError(f"{where}: written by a later version of vmkit", hint="use that version here, too")
         b["extent"] = Extent(b["extent"])
         b["disks"] = tuple(DiskCopy(**d) for d in b["disks"])
         b["side"] = tuple(SideFile(**s) for s in b["side"])
         return Backup(**b)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise EffectError(f"{where} is damaged: {quoted(str(e))}") from e
+        raise EffectError(
+            f"{where} is damaged: {quoted(str(e))}", hint="see what can still be restored: vmkit backup verify"
+        ) from e
 
 
 def judged(backups: Sequence[Backup], sizes: dict[str, int]) -> tuple[Listed, ...]:
@@ -168,7 +170,9 @@ def chain(listed: Sequence[Listed], at: str | None, *, where: str) -> tuple[Back
             f"{what} in {where}", hint=f"see what there is: vmkit backup list {where.rpartition('/')[0]}"
         )
     if at is not None and len(chosen) > 1 and all(x.backup.id != at for x in chosen):
-        raise RefusedError(f"{quoted(at)} begins several backups: {', '.join(x.backup.id for x in chosen)}")
+        raise RefusedError(
+            f"{quoted(at)} begins several backups: {', '.join(x.backup.id for x in chosen)}", hint="give more of it"
+        )
     one = next((x for x in chosen if x.backup.id == at), chosen[-1])
     if one.problem:
         good = [x.backup.id for x in listed if not x.problem]

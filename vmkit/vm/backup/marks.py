@@ -87,7 +87,10 @@ def forget(domain: Domain, marks: Sequence[str]) -> None:
     done = Shell.of_uri(domain.host.uri).run_script(script, timeout=120.0)
     if done.status != 0:
         tail = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise EffectError(f"the marks for backups of {domain.name} cannot be removed: {tail[0]}")
+        raise EffectError(
+            f"the marks for backups of {domain.name} cannot be removed: {tail[0]}",
+            hint=f"another program may have the disk open: vmkit show {domain.name}; then try again",
+        )
     for mark in marks:
         backup.delete_checkpoint(domain, mark, only_name=True)
 

@@ -189,7 +189,10 @@ def vms_in(host: Host, directory: str) -> tuple[str, ...]:
     script = f'cd {_q(absolute(shell, directory))} && for m in */*/{MANIFEST}; do echo "$m"; done\n'
     done = shell.run_script(script, timeout=QUICK_S)
     if done.status != 0:
-        raise RefusedError(f"no directory {quoted(directory)} on {shell.where}")
+        raise RefusedError(
+            f"no directory {quoted(directory)} on {shell.where}",
+            hint="give the directory that vmkit backup create was given; of another host as it is named there",
+        )
     return tuple(sorted({line.split("/")[0] for line in done.stdout.splitlines() if "*" not in line}))
 
 
@@ -203,7 +206,11 @@ def absolute(shell: Shell, directory: str) -> str:
         raise SpecError(f"{quoted(directory)} is not a directory", path="DIR")
     if shell.remote:
         if not directory.startswith("/"):
-            raise SpecError(f"{quoted(directory)} is not an absolute path on {shell.where}", path="DIR")
+            raise SpecError(
+                f"{quoted(directory)} is not an absolute path on {shell.where}",
+                path="DIR",
+                hint="give it as that host has it, from / on",
+            )
         return str(PurePosixPath(directory))
     return str(Path(directory).absolute())
 

@@ -147,7 +147,10 @@ def _steps(
     _follow(domain, interrupted, reporter)
     wrong = calls.outcome(domain)
     if wrong is None:
-        raise EffectError(f"libvirt does not say how the backup of {domain.name} ended")
+        raise EffectError(
+            f"libvirt does not say how the backup of {domain.name} ended",
+            hint=f"make another: vmkit backup create {domain.name} DIR --full",
+        )
     if wrong:
         full = "No space" in wrong
         raise EffectError(

@@ -24,7 +24,10 @@ def look(domain: Domain) -> Have:
         ConflictError: another tool made it, or it has no definition.
     """
     if not domain.persistent:
-        raise ConflictError(f"{domain.name} has no definition: what is changed would be gone when it is shut down")
+        raise ConflictError(
+            f"{domain.name} has no definition: what is changed would be gone when it is shut down",
+            hint=f"give it one: virsh dumpxml {domain.name} >{domain.name}.xml; virsh define {domain.name}.xml",
+        )
     memory = remembered(domain, inactive=True)
     active = domain.state().active
     config = read(domain.xml(inactive=True))

@@ -227,9 +227,14 @@ def find(facts: SnapshotFacts, name: str) -> Snapshot:
 def _check_whole(facts: SnapshotFacts, verb: str) -> None:
     """See that libvirt could do anything with snapshots of this VM now."""
     if facts.driver not in ("QEMU", "TEST"):
-        raise UnsupportedError(f"libvirt's driver for {facts.driver} has no snapshots")
+        raise UnsupportedError(
+            f"libvirt's driver for {facts.driver} has no snapshots", hint="take a host with QEMU: -c qemu:///system"
+        )
     if not facts.persistent:
-        raise UnsupportedError(f"{facts.name} has no definition that outlives it, and so no snapshots")
+        raise UnsupportedError(
+            f"{facts.name} has no definition that outlives it, and so no snapshots",
+            hint=f"give it one: virsh dumpxml {facts.name} >{facts.name}.xml; virsh define {facts.name}.xml",
+        )
     if facts.busy or facts.reason in ("migration", "post-copy", "save", "snapshot", "starting up"):
         raise ConflictError(f"another operation works on {facts.name}", hint="vmkit jobs")
     if facts.state not in _RIGHT and verb == "taken":

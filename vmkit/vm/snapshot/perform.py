@@ -139,19 +139,20 @@ def verify(domain: Domain, decision: Revert) -> tuple[str, ...]:
         EffectError: it is not; says in what.
     """
     wanted = decision.snapshot
+    again = f"go back again: vmkit snapshot revert {domain.name} {wanted.name}"
     seen = []
     state = domain.state()
     if state is not decision.state:
-        raise EffectError(f"after the revert {domain.name} is {state.value} and not {decision.state.value}")
+        raise EffectError(f"after the revert {domain.name} is {state.value} and not {decision.state.value}", hint=again)
     seen.append(f"it is {state.value}")
     if domain.host.driver != "TEST":
         if wanted.memory and not calls.from_snapshot(domain):
-            raise EffectError(f"after the revert the memory of {domain.name} is not that of {wanted.name}")
+            raise EffectError(f"after the revert the memory of {domain.name} is not that of {wanted.name}", hint=again)
         if wanted.memory:
             seen.append("its memory is that of the snapshot")
     current = next((s.name for s in listing(domain) if s.current), None)
     if current != wanted.name:
-        raise EffectError(f"after the revert {domain.name} stands on {current} and not on {wanted.name}")
+        raise EffectError(f"after the revert {domain.name} stands on {current} and not on {wanted.name}", hint=again)
     seen += _disks_rest_upon(domain, decision)
     return tuple(seen)
 
@@ -208,7 +209,10 @@ def _disks_rest_upon(domain: Domain, decision: Revert) -> list[str]:
         # libvirt tells the chain of running VMs, and of others only where it was written down.
         wrong = [d for d in decision.snapshot.disks if below.get(d, decision.sources.get(d)) != decision.sources.get(d)]
     if wrong:
-        raise EffectError(f"after the revert {', '.join(wrong)} of {domain.name} do not rest upon the snapshot's files")
+        raise EffectError(
+            f"after the revert {', '.join(wrong)} of {domain.name} do not rest upon the snapshot's files",
+            hint=f"go back again: vmkit snapshot revert {domain.name} {decision.snapshot.name}",
+        )
     disks = ", ".join(decision.snapshot.disks)
     return [f"on the snapshot's files: {disks}"] if disks else []
 
