@@ -2,7 +2,7 @@
  * The resident program of the micro guest, and its small commands.
  *
  * One static binary; the name it is called by says what it does:
- *   vmkit-guest   the resident process: counter, UDP services, dirtier, power button; answers on SOCKET
+ *   vmkit-guest   [TICK] the resident process: counter, UDP services, dirtier, power button; answers on SOCKET
  *   counter       prints the counter
  *   dirty         dirty SIZE [RATE] | stop | status
  *   edu-id        identification register of QEMU's "edu" PCI device
@@ -11,8 +11,9 @@
  *   load-drivers  load-drivers TABLE: those that the devices of the PCI bus need; a line of the file TABLE is the pattern
  *                 of a modalias and the paths of the modules for it, in order
  *
- * The counter is a 64-bit integer that lives in this process's memory alone and grows by one every 10 ms. A guest whose
- * memory was moved, saved or restored whole goes on counting; one that was started anew begins at 0.
+ * The counter is a 64-bit integer that lives in this process's memory alone and grows by one every TICK ms, 10 if none
+ * is given. A guest whose memory was moved, saved or restored whole goes on counting; one that was started anew begins
+ * at 0.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -41,12 +42,14 @@
 #include <unistd.h>
 
 #define SOCKET "/run/vmkit-guest.sock"
-#define TICK_NS 10000000L /* 10 ms */
+#define TICK_MS 10
+#define SLEEP_NS 10000000L /* 10 ms: of the dirtier, between two bursts */
 #define SECOND_NS 1000000000LL
 #define PAGE 4096UL
 #define RESERVE (16UL << 20) /* memory that the dirtier leaves to the rest of the guest */
 
 static _Atomic uint64_t counter;
+static int64_t tick_ns = TICK_MS * 1000000L;
 
 /* The dirtier. `generation` tells a running thread that it has been replaced or stopped. */
 static struct {
@@ -81,7 +84,7 @@ static void *count(void *unused)
 
 	(void)unused;
 	for (;;) {
-		next += TICK_NS;
+		next += tick_ns;
 		/* After a pause the counter goes on from where it was; it does not make up for lost ticks. */
 		if (next < now_ns())
 			next = now_ns();
@@ -126,7 +129,7 @@ static void *dirty_thread(void *argument)
 		written += due;
 		atomic_fetch_add(&dirtier.pages_written, due);
 		if (job->rate)
-			sleep_until(now_ns() + TICK_NS);
+			sleep_until(now_ns() + SLEEP_NS);
 	}
 	munmap((void *)job->memory, job->size);
 	free(job);
@@ -369,12 +372,19 @@ static void *watch_power_button(void *unused)
 	return NULL;
 }
 
-static int resident(void)
+static int resident(const char *tick)
 {
+	char *end;
+	long ms = strtol(tick, &end, 10);
 	struct sockaddr_un where = { .sun_family = AF_UNIX, .sun_path = SOCKET };
 	int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	void *(*const threads[])(void *) = { count, serve_udp, watch_power_button, serve_commands };
 
+	/* One minute is 60000: more would be a mistake in the unit. */
+	if (!*end && ms >= 1 && ms <= 60000)
+		tick_ns = ms * 1000000L;
+	else if (*tick)
+		fprintf(stderr, "vmkit-guest: vmkit.tick=%s is not a number of ms from 1 to 60000; it is %d\n", tick, TICK_MS);
 	unlink(SOCKET);
 	if (server < 0 || bind(server, (struct sockaddr *)&where, sizeof where) || listen(server, 16)) {
 		perror("vmkit-guest: " SOCKET);
@@ -595,7 +605,7 @@ int main(int argc, char **argv)
 
 	base = base ? base + 1 : argv[0];
 	if (!strcmp(base, "vmkit-guest"))
-		return resident();
+		return resident(argc == 2 ? argv[1] : "");
 	if (!strcmp(base, "edu-id"))
 		return edu_id();
 	if (!strcmp(base, "reseed"))

@@ -150,7 +150,7 @@ def test_power_button_ends_it(micro: Image, short: Path) -> None:
 
 
 def test_static_address_and_dirtier_from_the_command_line_and_power_off_by_the_agent(micro: Image, short: Path) -> None:
-    line = "vmkit.name=s1 vmkit.ip=10.0.2.15/24 vmkit.gw=10.0.2.2 vmkit.dirty=16M@5M"
+    line = "vmkit.name=s1 vmkit.ip=10.0.2.15/24 vmkit.gw=10.0.2.2 vmkit.dirty=16M@5M vmkit.tick=1000"
     with Bare(micro, short, cmdline=line, disk=False) as bare:
         bare.expect(r"vmkit-micro: network eth0 10\.0\.2\.15/24")
         bare.expect("s1:/# ")
@@ -158,6 +158,8 @@ def test_static_address_and_dirtier_from_the_command_line_and_power_off_by_the_a
         assert "default via 10.0.2.2 dev eth0" in bare.shell("ip route")
         assert bare.shell("dirty status").startswith("dirtying 16.0M at 5.0M/s")
         assert bare.shell("edu-id") == "none\n"
+        ticks, uptime = bare.shell("counter; cat /proc/uptime").splitlines()
+        assert 0 <= int(ticks) <= float(uptime.split()[0]) + 1  # one a second; otherwise they are a hundred
         with bare._connect("ga") as s:
             s.sendall(b'{"execute": "guest-shutdown"}\n')
             assert bare.process.wait(timeout=60) == 0
