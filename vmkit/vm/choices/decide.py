@@ -51,7 +51,7 @@ def decide(
     size = memory.size(spec, defaults, image, why)
     _vcpus(spec, facts, why)
     place = placement.place(spec, defaults, facts, size, why)
-    most = growth.max_vcpus(spec, facts, place, why)
+    most = growth.max_vcpus(spec, facts, place, why, kvm=kvm)
     room = growth.max_memory(spec, facts, size, why)
     chosen = cpu.cpu(spec, defaults, facts, domain_type, place.topology, why)
     assigned = bool(spec.devices) or any(n.io in (NicIo.PASSTHROUGH, NicIo.SRIOV) for n in spec.nics)

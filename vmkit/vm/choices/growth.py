@@ -23,7 +23,7 @@ SPARE_PORTS: Final = 4
 time of a boot could be measured with 0, 4 and 8 of them (QEMU 10.0 under TCG)."""
 
 
-def max_vcpus(spec: VmSpec, facts: HostFacts, place: Place, why: Reasons) -> int:
+def max_vcpus(spec: VmSpec, facts: HostFacts, place: Place, why: Reasons, *, kvm: bool) -> int:
     """How many vCPUs it may have while it runs.
 
     Raises:
@@ -43,7 +43,10 @@ def max_vcpus(spec: VmSpec, facts: HostFacts, place: Place, why: Reasons) -> int
     most = max(spec.vcpus, min(facts.cpus, MAX_AUTO_VCPUS))
     if most > spec.vcpus:
         none = Rejected(str(spec.vcpus), "no vCPU could be added while it runs")
-        why.chose("max_vcpus", most, "what the host has, so that vCPUs can be added while it runs", rejected=(none,))
+        reason = "what the host has, so that vCPUs can be added while it runs"
+        if not kvm:
+            reason += "; emulated, newer Linux kernels see those after a reboot"
+        why.chose("max_vcpus", most, reason, rejected=(none,))
     return most
 
 
