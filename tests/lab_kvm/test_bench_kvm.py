@@ -97,11 +97,13 @@ def test_what_a_killed_bench_left_is_taken_away_by_the_next_command(shadow_host:
 def test_virtio_vhost_and_a_virtual_function_side_by_side(kvm_host: KvmHost, bench_image: Image) -> None:
     bring(kvm_host, bench_image)
     before = kvm_host.sh(LEFT).stdout
-    sent = "cat /sys/class/net/pf0/statistics/tx_bytes"
-    already = int(kvm_host.sh(sent).stdout)
+    # What the card has sent is counted anew when its functions go, so it is looked at all the time.
+    look = "while :; do cat /sys/class/net/pf0/statistics/tx_bytes; sleep 0.2; done"
+    looks = kvm_host.sh(f"({look}) </dev/null >/run/vmkit-sent 2>/dev/null & echo $!").stdout.strip()
     modes = (Mode.VIRTIO, Mode.VHOST, Mode.VF)
     words = ["--workloads", "network", "--modes", ",".join(m.value for m in (Mode.NESTED, *modes)), "--quick"]
     found = measure(kvm_host, *words)
+    sent = int(kvm_host.sh(f"kill {looks}; sort -n /run/vmkit-sent | tail -n 1; rm /run/vmkit-sent").stdout)
     for mode in modes:
         result = found.find(Area.NETWORK, "tcp-stream", mode)
         assert result, (mode, found.skipped)
@@ -111,7 +113,7 @@ def test_virtio_vhost_and_a_virtual_function_side_by_side(kvm_host: KvmHost, ben
     # It was the card that carried the last of these: half of what was measured within a second, to be safe.
     vf = found.find(Area.NETWORK, "tcp-stream", Mode.VF)
     assert vf
-    assert int(kvm_host.sh(sent).stdout) - already > vf.median * 1e6 / 8 / 2
+    assert sent > vf.median * 1e6 / 8 / 2
     assert kvm_host.sh(LEFT).stdout == before
 
 
