@@ -106,6 +106,9 @@ def migrate() -> None:
 @click.option("--congestion", metavar="NAME", help="With --transport ssh: TCP congestion control, as bbr or cubic.")
 @click.option("--probe", metavar="ADDRESS[:PORT]", help="Measure the gap that the guest's UDP echo shows outside.")
 @click.option("--plan", "only_plan", is_flag=True, help="Check both hosts, print what would be done, and stop.")
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Draw what it went through: .html, .svg, .png."
+)
 @click.option("--record", "recording", type=click.Path(path_type=Path, dir_okay=False), help="Write a recording there.")
 @render.output_option
 @click.pass_obj
@@ -124,6 +127,7 @@ def move(
     congestion: str | None,
     probe: str | None,
     only_plan: bool,
+    report: Path | None,
     recording: Path | None,
     output: str,
 ) -> None:
@@ -147,6 +151,7 @@ def move(
         "compression": compress,
         "parallel": parallel,
         "recording": recording,
+        "report": report,
         "transport": transport,
         "congestion": congestion,
     }
@@ -155,8 +160,8 @@ def move(
         render.show_plan(migrations.plan(vm, to, **how), output)
         return
     with render.progress() as reporter:
-        report = migrations.migrate(vm, to, reporter=reporter, **how)
-    render.emit(report, output=output, columns=_REPORT)
+        done = migrations.migrate(vm, to, reporter=reporter, **how)
+    render.emit(done, output=output, columns=_REPORT)
 
 
 @migrate.command()
@@ -169,8 +174,11 @@ def stats(ctx: Context, output: str) -> None:
 
 @migrate.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Draw the recording: .html, .svg, .png."
+)
 @render.output_option
 @click.pass_obj
-def replay(ctx: Context, file: Path, output: str) -> None:
+def replay(ctx: Context, file: Path, report: Path | None, output: str) -> None:
     """Show what each known policy would have decided in a recorded migration."""
-    render.emit(ctx.client().migrations.replay(file), output=output, columns=_REPLAYED)
+    render.emit(ctx.client().migrations.replay(file, report=report), output=output, columns=_REPLAYED)

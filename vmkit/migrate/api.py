@@ -16,6 +16,7 @@ from vmkit.migrate.locks import vm_lock
 from vmkit.migrate.modes import Mode, Ways, check_wish, ways
 from vmkit.migrate.outcome import Intent, Place
 from vmkit.migrate.outlook import Outlook, look_ahead
+from vmkit.migrate.paint import picture
 from vmkit.migrate.plan import How, Request, make_plan, request_of, same_storage
 from vmkit.migrate.predict import impossible
 from vmkit.migrate.preflight import Case, Finding, Level, Preflight, judge
@@ -145,13 +146,17 @@ class Migrations:
         """How good the predictions of this machine's migrations have been."""
         return record.accuracy(record.read())
 
-    def replay(self, path: Path) -> list[Replayed]:
-        """What each known policy would have decided on the statistics of a recording.
+    def replay(self, path: Path, *, report: Path | None = None) -> list[Replayed]:
+        """What each known policy would have decided on the statistics of a recording, which `report` draws.
 
         Raises:
             NotFoundError, RefusedError, SpecError: there is no such file, or it is not a recording.
+            SpecError, UnsupportedError: there is no picture of that kind.
         """
-        return replay_all(load(path))
+        recording = load(path)
+        if report is not None:
+            picture(recording, report)
+        return replay_all(recording)
 
     @staticmethod
     def _checked(request: Request, domain: Domain, target: Host, reporter: Reporter) -> tuple[Case, Ways]:
@@ -242,10 +247,12 @@ def _remember(request: Request, case: Case, ahead: Outlook, state: Transfer, end
         uris = (case.source.uri, case.target.uri)
         foretold = None if copies(g, case.meeting) else ahead.expected  # nothing was foretold of the disks
         record.append(g.name, g.uuid, *uris, request.mode.value, foretold, ended)
-    if request.recording is not None:
-        predicted, kept = record.plain(ahead.expected), asdict(ended)
-        with contextlib.suppress(VmkitError):
-            save(Recording(g.name, ahead.terms, state.looks, state.made, kept, predicted), request.recording)
+    predicted, kept = record.plain(ahead.expected), asdict(ended)
+    recording = Recording(g.name, ahead.terms, state.looks, state.made, kept, predicted)
+    for path, write in ((request.recording, save), (request.report, picture)):
+        if path is not None:
+            with contextlib.suppress(VmkitError):
+                write(recording, path)
 
 
 def _options(request: Request, case: Case, ahead: Outlook, road: Road | None) -> Options:

@@ -35,6 +35,7 @@ class How(TypedDict, total=False):
         compression: 'xbzrle', or with `parallel` 'zstd' or 'zlib'.
         parallel: connections to send over; 2 to 255.
         recording: file to write what the transfer went through to, for `Migrations.replay`.
+        report: file to draw the same to, as .html, .svg or .png.
         transport: 'auto' (which is 'direct'), 'direct', 'tls' or 'ssh'.
         congestion: with `ssh`, the TCP congestion control of what this machine sends: 'bbr', 'cubic'.
     """
@@ -48,6 +49,7 @@ class How(TypedDict, total=False):
     compression: str | None
     parallel: int | None
     recording: Path | None
+    report: Path | None
     transport: str
     congestion: str | None
 
@@ -65,6 +67,7 @@ class Request:
         recording: file to write what the transfer went through to; None for none.
         probe: 'ADDRESS' or 'ADDRESS:PORT' of the guest's UDP echo; None for no probing.
         carriage: how the memory gets from host to host.
+        report: file to draw that to; None for none.
     """
 
     vm: str
@@ -77,6 +80,7 @@ class Request:
     wish: Wish = PLAIN
     recording: Path | None = None
     carriage: Carriage = STRAIGHT
+    report: Path | None = None
 
     def check(self) -> None:
         """Raise SpecError if a value cannot be meant."""
@@ -95,6 +99,7 @@ def request_of(name: str, to: str, how: How) -> Request:
     Raises:
         SpecError: one of them cannot be meant.
     """
+    from vmkit.migrate.paint import check_picture
     from vmkit.migrate.probe import parse_target
 
     modes = {m.value: m for m in Mode}
@@ -113,8 +118,11 @@ def request_of(name: str, to: str, how: How) -> Request:
         Wish(False, how.get("auto_converge", False), how.get("compression") or "", how.get("parallel") or 0),
         None if recording is None else Path(recording),
         carriage_of(how.get("transport"), how.get("congestion")),
+        how.get("report"),
     )
     request.check()
+    if request.report is not None:
+        check_picture(request.report)
     if request.probe is not None:
         parse_target(request.probe)
     return request
