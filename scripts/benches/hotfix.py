@@ -50,7 +50,7 @@ def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
         _call([*vmkit, "image", "build", "micro"], environment)
         _call([*vmkit, "lab", "up", "pair", "--name", LAB], environment)
         try:
-            inside = [sys.executable, str(Path(__file__).resolve()), "5" if quick else "15", *map(str, counts)]
+            inside = [sys.executable, str(Path(__file__).resolve()), "3" if quick else "9", *map(str, counts)]
             done = _call([*vmkit, "lab", "exec", f"{LAB}/h1", "--", *inside], environment, timeout=7200)
         finally:
             _call([*vmkit, "lab", "down", LAB], environment)

@@ -192,7 +192,7 @@ def test_the_command_line(world: World) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_after_kill_9_the_next_command_repairs(world: World, step: str) -> None:
     before = world.code()
-    killed = world.vmkit("hotfix", "apply", str(world.patch), kill=step)
+    killed = world.vmkit("hotfix", "apply", str(world.patch), "--max-pause", "60000", kill=step)
     assert killed.returncode == -9, killed.stderr
     after = world.vmkit("list")
     assert after.returncode == 0, after.stderr
