@@ -23,7 +23,7 @@ LEFT = f"""
     cat /sys/bus/pci/devices/{PF}/sriov_numvfs
     ip -o link show vmkit-bench0 2>/dev/null || true
     virsh list --all --name
-    ls /var/lib/vmkit/jobs /run/vmkit/devices 2>/dev/null || true
+    find /var/lib/vmkit/jobs /run/vmkit/devices -type f 2>/dev/null | sort
 """
 """What a measurement with the card changes on a host."""
 
