@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vmkit.lab.api import Labs
     from vmkit.migrate.api import Migrations
     from vmkit.migrate.jobs import Jobs
+    from vmkit.migrate.many.api import Hosts
     from vmkit.network.api import Networks
     from vmkit.vm.access.api import Guests
     from vmkit.vm.api import Vms
@@ -243,6 +244,13 @@ class Client:
         from vmkit.migrate.api import Migrations
 
         return Migrations(self._connect)
+
+    @cached_property
+    def hosts(self) -> Hosts:
+        """Moving many VMs: emptying a host, evening several out. It connects to the hosts that it is given."""
+        from vmkit.migrate.many.api import Hosts
+
+        return Hosts()
 
     @cached_property
     def hotfixes(self) -> Hotfixes:

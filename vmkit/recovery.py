@@ -21,6 +21,7 @@ OWNERS: Final = {
     "lab": "vmkit.lab.recovery",
     "limit": "vmkit.vm.limiting",
     "migrate": "vmkit.migrate.recovery",
+    "moves": "vmkit.migrate.many.perform",
     "snapshot": "vmkit.vm.snapshot.recovery",
     "network": "vmkit.network.recovery",
 }

@@ -48,6 +48,7 @@ COMMANDS: Final = {
     "exec": Entry("reach", "exec_", "Run a program inside a VM."),
     "explain": Entry("explain", "explain", "Say how a VM is or would be virtualised, why, and at what cost."),
     "help": Entry("help", "help_", "Explain a topic or a command; list the topics.", host=False),
+    "host": Entry("host", "host", "Empty a host of its VMs, or even several hosts out.", host=False),
     "hotfix": Entry("hotfix", "hotfix", "Patch the code of running QEMU processes, and take it back."),
     "image": Entry("image", "image", "Build, import, list and delete images.", host=False),
     "inventory": Entry("inventory", "inventory", "Print the VMs of a host as an inventory for Ansible."),

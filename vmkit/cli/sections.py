@@ -13,7 +13,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Reaching into a VM": ("wait", "ip", "ssh", "exec", "copy", "console", "log", "display", "screenshot"),
     "Changing a VM": ("set", "edit", "disk", "nic", "device", "limit", "rename"),
     "Keeping its state": ("snapshot", "save", "restore", "backup"),
-    "Moving and mending it while it runs": ("migrate", "hotfix"),
+    "Moving and mending it while it runs": ("migrate", "host", "hotfix"),
     "What VMs need": ("image", "network", "sriov"),
     "Hosts": ("doctor", "bench", "lab", "inventory"),
     "vmkit itself": ("jobs", "help", "completion"),

@@ -1,0 +1,1 @@
+"""Moving many VMs: emptying a host, and evening several out."""
