@@ -212,10 +212,11 @@ def parse_subnet(text: str, path: str = "subnet") -> IPv4Network:
     try:
         subnet = ipaddress.ip_network(text)
     except ValueError as e:
-        hint = "write it like 192.168.150.0/24"
+        hint, why = "write it like 192.168.150.0/24", ""
         with contextlib.suppress(ValueError):
-            hint = f"did you mean {ipaddress.ip_interface(text).network}?" if "/" in text else hint
-        raise SpecError(f"{quoted(text)} is not a network", path=path, hint=hint) from e
+            if "/" in text:
+                hint, why = f"did you mean {ipaddress.ip_interface(text).network}?", ": it has host bits set"
+        raise SpecError(f"{quoted(text)} is not a network{why}", path=path, hint=hint) from e
     if not isinstance(subnet, IPv4Network):
         raise SpecError(f"{subnet} is IPv6", path=path, hint="IPv4 only: like 192.168.150.0/24")
     if not MIN_PREFIX <= subnet.prefixlen <= MAX_PREFIX:
