@@ -157,7 +157,7 @@ def test_progress_of_disks_and_a_deadline_that_begins_with_the_memory() -> None:
         moved.append(watch.see(stats(memory, done, 100)))
     assert moved == [False, True, False, True, False]
     assert [type(e) for e in events] == [Started, Advanced, Advanced, Advanced, Finished]
-    assert (watch.seconds, watch.clock(), watch.sent) == (4.0, 2.0, 50)
+    assert (watch.seconds, watch.clock(), watch.sent) == (4.0, 2.0, 100)
 
 
 def test_without_disks_nothing_is_told() -> None:

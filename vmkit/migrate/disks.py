@@ -24,7 +24,7 @@ class DiskWatch:
         elapsed: seconds since the transfer began.
         reporter: hears how far it is.
         seconds: how long it took, or takes so far.
-        sent: bytes that went across.
+        sent: bytes that went across, with what the guest wrote meanwhile.
     """
 
     devices: tuple[str, ...]
@@ -41,7 +41,12 @@ class DiskWatch:
 
     def see(self, stats: JobStats) -> bool:
         """Take in one look at the job; returns whether it moved, so that a deadline of the memory begins anew."""
-        if not self.devices or self._ended:
+        if not self.devices:
+            return False
+        done, total = int(stats.raw.get("disk_processed", 0)), int(stats.raw.get("disk_total", 0))
+        moved = done > self.sent
+        self.sent = max(self.sent, done)
+        if self._ended:
             return False
         self.seconds = self.elapsed()
         if stats.total:  # memory goes across: disks are in step, and stay so until the switch-over
@@ -49,12 +54,9 @@ class DiskWatch:
             if self._begun:
                 self.reporter(Finished(STEP, self.seconds, f"{Bytes(self.sent)} copied"))
             return True
-        done, total = int(stats.raw.get("disk_processed", 0)), int(stats.raw.get("disk_total", 0))
         if not self._begun:
             self._begun = True
             self.reporter(Started(STEP, ", ".join(self.devices)))
-        moved = done > self.sent
-        self.sent = max(self.sent, done)
         if total:
             text = f"{Bytes(done)} of {Bytes(total)} copied"
             if rate := stats.raw.get("disk_bps", 0):
