@@ -35,8 +35,8 @@ def compile_target(folder: Path, *, name: str = "qemu-system-test", flags: tuple
 class Target:
     """A running target."""
 
-    def __init__(self, binary: Path, *args: str) -> None:
-        self.uuid = str(uuid.uuid4())
+    def __init__(self, binary: Path, *args: str, uuid_: str | None = None) -> None:
+        self.uuid = uuid_ or str(uuid.uuid4())
         argv = [str(binary), "-name", "x", "-uuid", self.uuid, *args]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ask()

@@ -60,10 +60,12 @@ class Client:
             SpecError: the URI is not one.
             UnreachableError: the host does not answer.
         """
+        from vmkit.hotfix.lifetime import attend_newcomers
         from vmkit.hypervisor.host import Host
 
         if self._host is None:
             self._host = Host.connect(self.uri)
+            attend_newcomers()
         return self._host
 
     def close(self) -> None:

@@ -32,8 +32,8 @@ def recover_all(reporter: Reporter = silent) -> Iterator[str]:
 
     What cannot be settled now (its host does not answer, say) is kept for the next time, and the line says so.
     """
-    # A hotfix holds guests in pause: it goes first.
-    for record in sorted(records(), key=lambda r: r.kind != "hotfix"):
+    # A hotfix holds guests in pause: it goes first. A VM that is to be patched before it runs comes behind the bytes.
+    for record in sorted(records(), key=lambda r: (r.kind != "hotfix", r.phase == "starting")):
         if record.orphaned and (line := recover(record, reporter)):
             yield line
 

@@ -42,8 +42,8 @@ def hotfix() -> None:
     """Patch the code of running QEMU processes, and take it back.
 
     A patch concerns a whole host: every QEMU process of its running VMs is patched, or none. The bytes change in the
-    memory of these processes alone, so a VM that is started later is not patched until `apply` is run again. It has to
-    run on the host itself, as root.
+    memory of these processes alone. VMs that vmkit starts, or migrates to this machine, later are patched before they
+    run; those that others start are not, until `apply` is run again. It has to run on the host itself, as root.
     """
 
 
@@ -220,10 +220,22 @@ def revert(obj: Context, source: str, only_plan: bool, max_pause: float, output:
 @render.output_option
 @click.pass_obj
 def status(obj: Context, output: str) -> None:
-    """Show which processes carry which patch, read from their memory. VMs started later are not patched."""
+    """Show which processes carry which patch, read from their memory."""
     rows = obj.client().hotfixes.status()
     columns = [("PATCH", "id"), ("VM", "guest"), ("PID", "pid"), ("STATE", "state"), ("DETAIL", "detail")]
     render.emit(rows, output=output, columns=columns)
+
+
+@hotfix.command("history")
+@render.output_option
+@click.pass_obj
+def history_(obj: Context, output: str) -> None:
+    """Show what was done on this machine, oldest first. Fails if a line is not as it was written."""
+    events = obj.client().hotfixes.history()
+    columns = [("#", "number"), ("TIME", "time"), ("UID", "uid"), ("WHAT", "what"), ("PATCH", "id")]
+    render.emit(events, output=output, columns=[*columns, ("PROCESSES", "processes"), ("DETAIL", "detail")])
+    if output == "table" and events:
+        render.note(f"the newest hash, to be kept elsewhere: {events[-1].hash}")
 
 
 def _run(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmkit.errors import NotFoundError, RefusedError, VmkitError
-from vmkit.hotfix import manifest, undo
+from vmkit.hotfix import history, manifest, undo
 from vmkit.hotfix.authoring import Authoring, verified
+from vmkit.hotfix.history import Event
 from vmkit.hotfix.manifest import Patch
-from vmkit.hotfix.operation import changes_for, settle, transact
+from vmkit.hotfix.operation import changes_for, files_of, remember, settle, transact
 from vmkit.hotfix.plans import Action, decide, plan_for, refuse_other_edition
 from vmkit.hotfix.signing import is_signed
 from vmkit.hotfix.survey import Finding, look, survey
@@ -166,6 +167,14 @@ class Hotfixes(Authoring):
         """Put the bytes back that a patch (id or file) replaced, where it is applied. Raises as `apply` does."""
         return self._carry_out(Action.REVERT, source, reporter, max_pause)
 
+    def history(self) -> list[Event]:
+        """All that was done on this machine, oldest first.
+
+        Raises:
+            IndeterminateError: a line is not as it was written.
+        """
+        return list(history.read())
+
     def status(self) -> list[StatusRow]:
         """How every process of the host stands to every patch that is known on this machine."""
         rows: list[StatusRow] = []
@@ -211,7 +220,10 @@ class Hotfixes(Authoring):
             changes = changes_for(action, patch, chosen)
             reporter(Finished("check", clock(), f"{len(found.findings)} processes"))
             outcome = Outcome()
-            if changes:
+            if not changes:
+                files = files_of(f.image for f in found.findings if f.state is State.REPLACED)
+                remember(action, patch.id, (), files, reporter)
+            else:
                 hook = self._hook or hook_from_environment()
                 outcome = transact(action, patch, text, host.uri, changes, hook, max_pause, reporter)
         done = {Action.APPLY: ("applied", "already applied"), Action.REVERT: ("reverted", "not applied")}[action]

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Final
 
 from vmkit.errors import RefusedError, VmkitError
-from vmkit.hotfix import undo
+from vmkit.hotfix import history, undo
 from vmkit.hotfix.manifest import Patch
 from vmkit.hotfix.plans import Action
 from vmkit.hotfix.survey import Finding
 from vmkit.hotfix.targets.process import ProcessImage
+from vmkit.hotfix.targets.qemu import QemuImage
 from vmkit.hotfix.transaction import Change, Hook, Outcome, Transaction
 from vmkit.hotfix.undo import Saved
 from vmkit.hotfix.verify import Span, Write, merge, writes_back, writes_for
 from vmkit.progress import Finished, Note, Reporter, Started
 from vmkit.system.clock import stopwatch
 from vmkit.system.journal import journalled, records, taken_over
+from vmkit.system.process import ProcessId
+
+STARTING: Final = "starting"
+"""Phase of a journal entry: a VM is started paused, to be patched."""
+_DONE: Final = {Action.APPLY: "applied", Action.REVERT: "reverted"}
+"""What the history calls it."""
 
 
 def changes_for(action: Action, patch: Patch, chosen: Iterable[Finding]) -> list[Change]:
@@ -53,6 +61,7 @@ def transact(
     hook: Hook,
     max_pause: float,
     reporter: Reporter,
+    what: str = "",
 ) -> Outcome:
     """Record, journal, write. Returns how it went.
 
@@ -60,6 +69,7 @@ def transact(
     """
     chosen = [c.image for c in changes if isinstance(c.image, ProcessImage)]
     guests = [g for c in changes if (g := getattr(c.image, "guest", None)) and g.runs]
+    files = files_of(chosen)
     hook("record")
     undo.save(patch.id, text, [_saved(action, c) for c in changes])
     hook("journal")
@@ -69,6 +79,7 @@ def transact(
         action=action.value,
         processes=[[i.process.pid, i.process.start, i.label] for i in chosen],
         guests=[[g.name, g.uuid] for g in guests],
+        files=files,
     ) as entry:
         entry.keep = True
         transaction = Transaction(f"hotfix {patch.id}", changes, guests, hook=hook, max_pause=max_pause)
@@ -76,6 +87,9 @@ def transact(
         clock = stopwatch()
         try:
             transaction.run()
+        except VmkitError as e:
+            history.note("failed", patch.id, uri, [i.label for i in chosen], f"{action.value}: {e.message}")
+            raise
         finally:
             entry.keep = not transaction.outcome.clean
             if entry.keep and transaction.outcome.verified:
@@ -88,14 +102,31 @@ def transact(
         with suppress(VmkitError):
             entry.advance("written")
         hook("finish")
-        if action is Action.REVERT:
-            with suppress(VmkitError):
-                undo.forget(patch.id, [i.process for i in chosen])
+        remember(action, patch.id, [i.process for i in chosen], files, reporter)
         entry.keep = False
+    if not history.note(what or _DONE[action], patch.id, uri, [i.label for i in chosen]):
+        reporter(Note("it could not be written into the history of hotfixes", warning=True))
     pauses = transaction.outcome.pause_ms
     longest = f"longest pause {max(pauses.values()):.0f} ms" if pauses else "no guest ran"
     reporter(Finished(action.value, clock(), longest))
     return transaction.outcome
+
+
+def files_of(images: Iterable[ProcessImage]) -> dict[str, str]:
+    """For each executable that runs, by path, its build id."""
+    return {i.path.removesuffix(" (deleted)"): i.binary.build_id for i in images if isinstance(i, QemuImage)}
+
+
+def remember(
+    action: Action, patch_id: str, processes: Iterable[ProcessId], files: Mapping[str, str], reporter: Reporter
+) -> None:
+    """Have processes that come later patched too, or not any more."""
+    try:
+        undo.activate(patch_id, on=action is Action.APPLY, files=files)
+        if action is Action.REVERT:
+            undo.forget(patch_id, processes)
+    except VmkitError as e:
+        reporter(Note(f"VMs that are started later are treated as before: {e.message}", warning=True))
 
 
 def _saved(action: Action, change: Change) -> Saved:
@@ -111,7 +142,7 @@ def settle(reporter: Reporter) -> None:
     """Finish or undo what an earlier hotfix left when it was killed, before a new one looks at the processes."""
     from vmkit.hotfix.recovery import recover
 
-    for record in records("hotfix"):
+    for record in sorted(records("hotfix"), key=lambda r: r.phase == STARTING):
         if record.orphaned:
             with taken_over(record) as entry:
                 if entry is not None:

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from vmkit.errors import IndeterminateError, NotFoundError, VmkitError
-from vmkit.hotfix import undo
+from vmkit.hotfix import history, undo
+from vmkit.hotfix.newcomers import START, patch_all
+from vmkit.hotfix.operation import remember
+from vmkit.hotfix.plans import Action
 from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hotfix.targets.qemu import needs_resume
 from vmkit.hotfix.verify import Write, spans_of
@@ -36,9 +39,10 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
             were resumed all the same.
         ConflictError: another hotfix is being applied on this machine.
     """
-    del reporter
     data = entry.record.data
     action = data["action"]
+    if action == START:
+        return _finish_start(entry)
     with undo.one_at_a_time(LOCK_SECONDS):
         trouble: VmkitError | None = None
         restored = 0
@@ -47,14 +51,49 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
                 restored = _restore(entry.record.subject, action, data["processes"])
             except VmkitError as e:
                 trouble = e
+        else:
+            remember(
+                Action(action), entry.record.subject, _identities(data["processes"]), data.get("files", {}), reporter
+            )
         resumed, left = _resume(data["uri"], data["guests"])
+        line = trouble.message if trouble else _line(entry, restored, resumed, left)
+        history.note("repaired", entry.record.subject, data["uri"], [p[2] for p in data["processes"]], line)
     if trouble is not None:
         raise IndeterminateError(
             f"{action} of patch {entry.record.subject} was cut off: {trouble.message}",
             hint=trouble.hint or "look at it: vmkit hotfix status; restarting the VM gives it fresh code",
         ) from trouble
     entry.keep = bool(left)
-    return _line(entry, restored, resumed, left)
+    return line
+
+
+def _identities(processes: Sequence[tuple[int, int, str]]) -> list[ProcessId]:
+    return [ProcessId(pid, start) for pid, start, _ in processes]
+
+
+def _finish_start(entry: Entry) -> str:
+    """A VM that was started paused, to be patched, is patched now and runs.
+
+    Raises:
+        VmkitError: it cannot be patched; it stays paused and the entry is kept.
+    """
+    ((name, uuid),) = entry.record.data["guests"]
+    with undo.one_at_a_time(LOCK_SECONDS):
+        try:
+            host = Host.connect(entry.record.data["uri"])
+        except VmkitError as e:
+            entry.keep = True
+            return f"the start of {name} was cut off, and it may be paused: {e.message}"
+        with host:
+            try:
+                domain = host.domain(uuid)
+            except NotFoundError:
+                return f"the start of {name} was cut off; it is not there any more"
+            if not needs_resume(domain):
+                return f"the start of {name} was cut off; it is {domain.state().value}"
+            done = patch_all(domain, frozenset(), "patched at start")
+            domain.resume()
+    return f"the start of {name} was cut off; {', '.join(done) or 'no patch'} was put into it, and it runs"
 
 
 def _line(entry: Entry, restored: int, resumed: Sequence[str], left: Sequence[str]) -> str:

@@ -7,9 +7,9 @@ never what is there: whether a process carries a patch is read from its memory e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vmkit.errors import IndeterminateError
@@ -36,11 +36,18 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The record of one patch: the text of the patch file, and what it replaced."""
+    """The record of one patch: the text of the patch file, and what it replaced.
+
+    Attributes:
+        active: whether processes that come later are to get it too.
+        files: for each executable that it was applied to, by path, its build id.
+    """
 
     patch_id: str
     text: str
     saved: tuple[Saved, ...]
+    active: bool = False
+    files: dict[str, str] = field(default_factory=dict)
 
     def of(self, process: ProcessId) -> tuple[Write, ...]:
         """What was replaced in this process; () if nothing is known."""
@@ -58,10 +65,10 @@ def save(patch_id: str, text: str, saved: Sequence[Saved]) -> None:
     Raises:
         RefusedError: it cannot be written; what was there before still is.
     """
-    before = recall(patch_id)
+    before = recall(patch_id) or Remembered(patch_id, text, ())
     fresh = {s.process for s in saved}
-    kept = [s for s in (before.saved if before else ()) if s.process not in fresh and s.process.alive()]
-    _write(Remembered(patch_id, text, (*kept, *saved)))
+    kept = [s for s in before.saved if s.process not in fresh and s.process.alive()]
+    _write(replace(before, text=text, saved=(*kept, *saved)))
 
 
 def forget(patch_id: str, processes: Iterable[ProcessId]) -> None:
@@ -70,7 +77,24 @@ def forget(patch_id: str, processes: Iterable[ProcessId]) -> None:
     if before is not None:
         gone = set(processes)
         kept = tuple(s for s in before.saved if s.process not in gone and s.process.alive())
-        _write(Remembered(patch_id, before.text, kept))
+        _write(replace(before, saved=kept))
+
+
+def activate(patch_id: str, *, on: bool, files: Mapping[str, str] | None = None) -> None:
+    """Remember whether processes that come later are to get a patch, and which files (path: build id) it is in.
+
+    Raises:
+        RefusedError: it cannot be written.
+        IndeterminateError: the record is damaged.
+    """
+    before = recall(patch_id)
+    if before is not None and (before.active is not on or files):
+        _write(replace(before, active=on, files={**before.files, **(files or {})} if on else {}))
+
+
+def active() -> list[Remembered]:
+    """The patches that processes that come later are to get. Raises IndeterminateError if a record is damaged."""
+    return [r for patch_id in known() if (r := recall(patch_id)) is not None and r.active]
 
 
 def recall(patch_id: str) -> Remembered | None:
@@ -90,10 +114,11 @@ def recall(patch_id: str) -> Remembered | None:
             )
             for s in body["processes"]
         )
-        return Remembered(patch_id, body["patch"], saved)
+        files = {str(k): str(v) for k, v in body.get("files", {}).items()}
+        return Remembered(patch_id, body["patch"], saved, bool(body.get("active", False)), files)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
         raise IndeterminateError(
             f"the undo record of patch {patch_id} cannot be read: {e}", hint=f"look at {path}"
         ) from e
@@ -114,6 +139,8 @@ def _path(patch_id: str) -> Path:
 def _write(remembered: Remembered) -> None:
     body = {
         "patch": remembered.text,
+        "active": remembered.active,
+        "files": remembered.files,
         "processes": [
             {
                 "pid": s.process.pid,

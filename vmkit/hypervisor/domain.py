@@ -12,6 +12,7 @@ import libvirt
 
 from vmkit.errors import EffectError, NotFoundError, UnsupportedError
 from vmkit.hypervisor.errors import translated
+from vmkit.hypervisor.newcomers import attendant
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.host import Host
@@ -162,7 +163,10 @@ class Domain:
     # -- life cycle
 
     def start(self, *, paused: bool = False) -> None:
-        """Start a defined domain."""
+        """Start a defined domain; where somebody attends to newcomers (see that module), by them."""
+        if not paused and (by := attendant()) is not None:
+            by.start(self)
+            return
         self._do("start", self.handle.createWithFlags, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
 
     def shutdown(self) -> None:

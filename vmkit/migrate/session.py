@@ -150,6 +150,7 @@ def transfer(
         reporter: hears how far it is.
     """
     from vmkit.hypervisor.migration import migrate_live, start_postcopy
+    from vmkit.hypervisor.newcomers import arriving
     from vmkit.system.tunnel import carried
 
     state = Transfer()
@@ -184,8 +185,10 @@ def transfer(
     disks = DiskWatch(tuple(steer.options.disks), elapsed, reporter)
     reporter(Started(STEP))
     thread = threading.Thread(target=work, name="vmkit-migrate", daemon=True)
-    thread.start()
-    _Watch(thread, domain, target, state, Deadline(deadline), disks, steer, switch, wish, reporter).run()
+    with arriving(domain, reporter) as refused:
+        thread.start()
+        heeding = _heeding(refused, wish)
+        _Watch(thread, domain, target, state, Deadline(deadline), disks, steer, switch, heeding, reporter).run()
     state.seconds, state.disk_seconds, state.disk_bytes = elapsed(), disks.seconds, disks.sent
     if state._raised:
         raise state._raised[0]
@@ -311,6 +314,16 @@ def _guarded(wish: Callable[[], Stop | None]) -> Callable[[], Stop | None]:
             return wish()
         except Exception as e:
             return Stop(StopReason.CANCELLED, f"an error in the calling program ({type(e).__name__}: {e})")
+
+    return ask
+
+
+def _heeding(refused: Callable[[], str], wish: Callable[[], Stop | None]) -> Callable[[], Stop | None]:
+    """A guest whose new process is not fit for it stays where it is."""
+
+    def ask() -> Stop | None:
+        why = refused()
+        return Stop(StopReason.GAVE_UP, why) if why else wish()
 
     return ask
 

@@ -68,6 +68,7 @@ class QemuImage(ProcessImage):
     Attributes:
         guest: its guest.
         binary: headers of the file that it runs.
+        path: what the kernel calls that file.
         bias: bytes between link addresses and addresses in its memory.
     """
 
@@ -75,8 +76,8 @@ class QemuImage(ProcessImage):
         super().__init__(process.id, f"the QEMU of {guest.name} (process {process.id.pid})")
         self.guest = guest
         self.binary = binary
-        path = executable_path(process.id.pid)
-        self.bias = load_bias(binary, [m for m in mappings(process.id.pid) if m.path == path], self.label)
+        self.path = executable_path(process.id.pid)
+        self.bias = load_bias(binary, [m for m in mappings(process.id.pid) if m.path == self.path], self.label)
 
     def check_build(self) -> None:
         """Compare the build id in memory with that of the file, so that the headers are those of what runs.

@@ -10,6 +10,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from vmkit.errors import VmkitError
+from vmkit.hypervisor import newcomers
 from vmkit.hypervisor.capture import restore_paused, set_links
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
@@ -109,6 +110,7 @@ def start(
         restore_paused(host, str(pool.folder / name))
     finally:
         _remove(host, pool, name)
+    newcomers.patch(domain)
     set_links(domain, up=False)
     domain.resume()
     checkpoint()
