@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,11 +33,15 @@ def main() -> int:
     if args.name not in AREAS:
         print(f"error: no area '{args.name}'\nareas:\n{areas}", file=sys.stderr)
         return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what a bench made is taken down
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
         result = importlib.import_module(args.name).run(quick=args.quick, uri=args.connect)
     except BenchError as e:
         print(f"error: {e}", file=sys.stderr)
         return 4
+    except KeyboardInterrupt:
+        return 130
     result = {
         "area": args.name,
         "quick": args.quick,

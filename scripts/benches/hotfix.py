@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +49,13 @@ def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
         vmkit = [str(BIN / "vmkit")]
         print("bench: building the micro image, and a lab ...", file=sys.stderr)
         _call([*vmkit, "image", "build", "micro"], environment)
-        _call([*vmkit, "lab", "up", "pair", "--name", LAB], environment)
         try:
+            _call([*vmkit, "lab", "up", "pair", "--name", LAB], environment)
             inside = [sys.executable, str(Path(__file__).resolve()), "3" if quick else "9", *map(str, counts)]
             done = _call([*vmkit, "lab", "exec", f"{LAB}/h1", "--", *inside], environment, timeout=7200)
         finally:
-            _call([*vmkit, "lab", "down", LAB], environment)
+            # Also where it came up by half: what a killed command began is undone by the next one.
+            subprocess.run([*vmkit, "lab", "down", LAB], env=environment, check=False)
     measured: dict[str, dict[str, list[float]]] = json.loads(done)
     return {
         "uri": "a host of a lab",
@@ -103,12 +105,19 @@ def claims(measured: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
 
 
 def _call(argv: list[str], environment: dict[str, str], timeout: float = 900) -> str:
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment, timeout=timeout, check=False
-    )
-    if done.returncode != 0:
-        raise BenchError(f"'{' '.join(argv)}' failed with {done.returncode}")
-    return done.stdout
+    """Run it; what it prints. Where this program is told to end, it is too, in order."""
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        try:
+            out, _ = child.communicate(timeout=timeout)
+        except BaseException:
+            child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(60)
+            child.kill()
+            raise
+    if child.returncode != 0:
+        raise BenchError(f"'{' '.join(argv)}' failed with {child.returncode}")
+    return out
 
 
 # -- what follows runs inside the lab's host
@@ -127,6 +136,7 @@ def inside(runs: int, counts: list[int]) -> dict[str, dict[str, list[float]]]:
             print(f"bench: {count} guests ...", file=sys.stderr)
             client.vms.create_many([_spec(i) for i in range(there, count)], wait=True, deadline=1800.0)
             there = count
+            _see_that_it_works(client, patch)
             times: dict[str, list[float]] = {}
             for i in range(1 + runs):
                 for name, pauses, standing in _round(client, patch):
@@ -144,9 +154,27 @@ def _spec(number: int) -> dict[str, Any]:
         "image": "micro",
         "memory": "96M",
         "accel": "tcg",
+        "cmdline": "vmkit.tick=1000",  # idle guests leave the CPUs to what is measured
         "nics": [{"network": "none"}],
         "qemu_args": ["-device", "edu,addr=0x1e"],
     }
+
+
+def _see_that_it_works(client: Client, patch: Path) -> None:
+    """Every guest sees the device change and change back, and goes on counting."""
+
+    def seen(command: str) -> list[int]:
+        return [int(vm.guest_exec([command]).stdout, 0) for vm in vms]
+
+    vms = [client.vms.get(r.name) for r in client.vms.list()]
+    before = seen("counter"), seen("edu-id")
+    client.hotfixes.apply(patch, allow_unsigned=True, max_pause=MAX_PAUSE)
+    during = seen("edu-id")
+    client.hotfixes.revert(patch, max_pause=MAX_PAUSE)
+    after = seen("counter"), seen("edu-id")
+    counting = all(late > early for early, late in zip(before[0], after[0], strict=True))
+    if not counting or set(before[1]) != set(after[1]) or set(during) & set(before[1]):
+        raise BenchError(f"not every guest saw the change and went on: {before}, {during}, {after}")
 
 
 def _round(client: Client, patch: Path) -> Iterator[tuple[str, list[float], float]]:
