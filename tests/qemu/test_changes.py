@@ -17,6 +17,7 @@ import pytest
 from tests.qemu.conftest import DEBIAN_VM, sweep
 from vmkit.client import Client
 from vmkit.errors import ConflictError, DeadlineError
+from vmkit.hypervisor.domain import DomainState
 from vmkit.image.manifest import Image
 from vmkit.lab.api import Lab
 from vmkit.system.journal import records
@@ -36,6 +37,8 @@ BASE: dict[str, Any] = {
     "disks": [{}, {"size": "64M"}],
     "nics": [{"network": "lab"}],
 }
+BLOCKED = "echo w >/proc/sysrq-trigger; dmesg | tail -n 60; ls /sys/bus/pci/devices; ls -l /sys/class/net"
+"""What tells of a guest that does not listen: tasks that wait for something, and what it knows of."""
 GROWN: dict[str, Any] = {
     **BASE,
     "vcpus": 2,
@@ -76,7 +79,13 @@ def base(client: Client, vm: Vm) -> Iterator[Vm]:
 
 
 def apply(client: Client, spec: dict[str, Any], **far: Any) -> Applied:
-    (done,) = client.changes.apply([parse(spec)], options=Options(**far))
+    try:
+        (done,) = client.changes.apply([parse(spec)], options=Options(**far))
+    except DeadlineError as e:
+        vm = client.vms.get(spec["name"])
+        if vm.domain.state() is DomainState.RUNNING:
+            e.add_note("\n".join([*e.details, inside(vm, BLOCKED)]))
+        raise
     return done
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
@@ -75,10 +74,11 @@ def unplug(
     """
 
     def ask() -> None:
-        with contextlib.suppress(ConflictError, NotFoundError):  # the last request is under way, or was heard
-            hotplug.detach(domain, xml, live=True, config=False)
+        hotplug.detach(domain, xml, live=True, config=False)
 
-    _until(domain, f"the guest of {domain.name} did not let go of {what}", ask, there, seconds)
+    # Such an error is no failure: the last request is under way, or was heard.
+    expected = (ConflictError, NotFoundError)
+    _until(domain, f"the guest of {domain.name} did not let go of {what}", ask, expected, there, seconds)
 
 
 def set_vcpus(domain: Domain, count: int, *, seconds: float | None = None) -> None:
@@ -93,11 +93,11 @@ def set_vcpus(domain: Domain, count: int, *, seconds: float | None = None) -> No
         return
 
     def ask() -> None:
-        with contextlib.suppress(EffectError, ConflictError):  # libvirt waits 5 s for the guest and then says so
-            alter.set_vcpus(domain, count)
+        alter.set_vcpus(domain, count)
 
     what = f"the guest of {domain.name} did not let go of {now - count} vCPUs"
-    _until(domain, what, ask, lambda s: s.size.vcpus > count, seconds)
+    expected = (EffectError, ConflictError)  # libvirt waits 5 s for the guest and then says so
+    _until(domain, what, ask, expected, lambda s: s.size.vcpus > count, seconds)
 
 
 def memory_blocks(domain: Domain) -> int | None:
@@ -188,17 +188,29 @@ def _memory_online(domain: Domain, blocks: int, seconds: float) -> None:
 
 
 def _until(
-    domain: Domain, what: str, ask: Callable[[], None], there: Callable[[Shape], bool], seconds: float | None
+    domain: Domain,
+    what: str,
+    ask: Callable[[], None],
+    expected: tuple[type[VmkitError], ...],
+    there: Callable[[Shape], bool],
+    seconds: float | None,
 ) -> None:
+    """Ask again and again; an expected error of that is told only if the guest has not let go in the end."""
     limit = Deadline(UNPLUG if seconds is None else seconds)
+    said = ""
     while True:
-        ask()
+        try:
+            ask()
+        except expected as e:
+            said = e.message
         try:
             Deadline(min(_ASK_AGAIN, limit.left)).wait_for(what, lambda: not there(shape(domain)), interval=0.2)
         except DeadlineError:
             if not limit.passed:
                 continue
             raise DeadlineError(
-                f"{what} within {limit.seconds:g} s", hint=f"does it listen? vmkit console {domain.name}, dmesg"
+                f"{what} within {limit.seconds:g} s",
+                hint=f"does it listen? vmkit console {domain.name}, dmesg",
+                details=(f"libvirt| {said}",) if said else (),
             ) from None
         return
