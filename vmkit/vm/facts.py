@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -93,14 +94,35 @@ class HostFacts:
 
 def gather(host: Host, spec: VmSpec, reporter: Reporter = silent) -> HostFacts:
     """Look at the host. Runs the KVM probe guest where its answer matters and is not known yet for this boot."""
+    pool_folder, pool_free = _pool(host)
+    with ThreadPoolExecutor(1) as beside:  # programs on the host, beside questions to its libvirt
+        reading = beside.submit(_machine, host, spec, pool_folder) if host.driver == "QEMU" else None
+        told = _told(host, spec, reporter)
+        seen = reading.result() if reading else MachineFacts()
+    return replace(
+        told,
+        pool_folder=pool_folder,
+        pool_free=pool_free,
+        pool_file_system=seen.file_system,
+        vendor=seen.vendor,
+        paging=seen.paging,
+        virtual_interrupts=seen.virtual_interrupts,
+        posted_interrupts=seen.posted_interrupts,
+        interrupt_remapping=seen.interrupt_remapping,
+        vhost_net=seen.vhost_net,
+        thp=seen.thp,
+        block_devices=seen.block_devices,
+    )
+
+
+def _told(host: Host, spec: VmSpec, reporter: Reporter) -> HostFacts:
+    """What libvirt says."""
     arch, _, cpus = host.node()
     capabilities = host.capabilities()
     types, machines = guests_of(capabilities, arch)
-    pool_folder, pool_free = _pool(host)
     qemu = host.driver == "QEMU"
     offered = {t: host.domain_capabilities(virt_type=t, arch=arch) for t in types & {"kvm", "qemu"}} if qemu else {}
     layout = topology.read(capabilities) if qemu else Topology()
-    seen = _machine(host, spec, pool_folder) if qemu else MachineFacts()
     return HostFacts(
         uri=host.uri,
         driver=host.driver,
@@ -114,23 +136,12 @@ def gather(host: Host, spec: VmSpec, reporter: Reporter = silent) -> HostFacts:
         networks=host.network_names() if host.driver in ("QEMU", "TEST") else {},
         reservable=_reservable(host, spec) if qemu else {},
         domains=frozenset(d.name for d in host.domains()),
-        pool_folder=pool_folder,
-        pool_free=pool_free,
-        pool_file_system=seen.file_system,
         topology=layout,
         huge_pages=_huge_pages(host, layout),
         node_free=_node_free(host, layout),
         pinned=_pinned(host) if qemu and _to_be_pinned(spec) else frozenset(),
         hyperv=_hyperv(offered.get("kvm", "")),
         graphics=_graphics(next(iter(offered.values()), "")),
-        vendor=seen.vendor,
-        paging=seen.paging,
-        virtual_interrupts=seen.virtual_interrupts,
-        posted_interrupts=seen.posted_interrupts,
-        interrupt_remapping=seen.interrupt_remapping,
-        vhost_net=seen.vhost_net,
-        thp=seen.thp,
-        block_devices=seen.block_devices,
     )
 
 

@@ -11,7 +11,7 @@ from vmkit.hypervisor.domain import Domain
 from vmkit.vm import cloud_run, forward, guest, reach
 from vmkit.vm.addresses import Address, Finder, Found, Source
 
-_QUICK: Final = 0.1
+_QUICK: Final = 0.05
 _SLOW: Final = 1.0
 """Seconds between two questions: of libvirt, and of the guest or its network (each a program on host or guest)."""
 
