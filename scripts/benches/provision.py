@@ -42,7 +42,7 @@ def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
         environment = {**os.environ, "VMKIT_HOME": folder}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         vmkit = [str(BIN / "vmkit")]
-        print("bench: building the micro image, and a lab ...", file=sys.stderr)
+        _say("building the micro image, and a lab ...")
         _call([*vmkit, "image", "build", "micro"], environment)
         _call([*vmkit, "lab", "up", "pair", "--name", LAB], environment)
         try:
@@ -91,6 +91,7 @@ def inside(runs: int, home: Path) -> dict[str, list[float]]:
     scratch = home / "scratch"
     scratch.mkdir()
     host = Host(home, scratch)
+    _say("booting the guest whose memory the warm start begins from ...")
     with host.source():
         ways: dict[str, Callable[[], Any]] = {
             "bare QEMU": host.bare,
@@ -107,6 +108,7 @@ def inside(runs: int, home: Path) -> dict[str, list[float]]:
                     took = time.perf_counter() - start
                 if i:
                     times[name].append(took)
+                _say(f"round {i} of {runs}{'' if i else ' (warm-up)'}: {name} {took:.1f} s")
     return times
 
 
@@ -150,7 +152,7 @@ class Host:
             *("--virt-type", "qemu", "--osinfo", "detect=off,require=off", "--machine", "q35"),
             *("--disk", f"path={disk},bus=virtio", "--network", "network=lab,model=virtio", "--graphics", "none"),
             *("--channel", "unix,target.type=virtio,target.name=org.qemu.guest_agent.0", "--rng", "/dev/urandom"),
-            *("--boot", boot, "--noautoconsole", "--noreboot", "--quiet"),
+            *("--boot", boot, "--noautoconsole", "--quiet"),
         )
         connection = libvirt.open("qemu:///system")
         domain = connection.lookupByName("guest")
@@ -203,6 +205,10 @@ class Host:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False)
         if done.returncode != 0:
             raise BenchError(f"'{' '.join(argv)}' failed: {done.stderr.strip()[-500:]}")
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def _until(probe: Callable[[], bool]) -> None:
