@@ -107,12 +107,14 @@ static struct part *volatile current;
 KEEP int remember(int n) { return n + limits[n & 3]; }
 #elif defined IMPORT
 KEEP int remember(int n) { return getpriority(PRIO_PROCESS, 0) + n; }
-#elif defined LARGE
-static volatile int sink;
+#elif defined LARGE || defined HUGE
 #define FOUR(x) x x x x
 KEEP int remember(int n) {
-    FOUR(FOUR(FOUR(FOUR(FOUR(sink += n * 12345;)))))
-    return n;
+#ifdef HUGE
+    __asm__ volatile(".fill 25000, 8, 0x0000000000841f0f"); /* nops of eight bytes */
+#endif
+    FOUR(FOUR(FOUR(FOUR(FOUR(counter += n * 3;)))))
+    return n + 1000;
 }
 #elif defined GLOBAL
 static int history[16];

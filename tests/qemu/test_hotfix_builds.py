@@ -130,7 +130,7 @@ REFUSED = {
     "a global of another value": (["-DREVALUED"], [], "limits, whose initial value differs"),
     "an import": (["-DIMPORT"], [], "getpriority, which the old build does not import"),
     "a structure of another layout": (["-DLAYOUT"], [], "offsets from pointers differ"),
-    "more than there is room for": (["-DLARGE"], [], "no room for remember: .* bytes are needed"),
+    "more than there is room for": (["-DHUGE"], [], "no room for remember: .* bytes are needed"),
     "one function of several": (["-DNEW"], ["quota"], None),
     "a function that does not differ": (["-DNEW"], ["scale"], "does the same in both builds"),
     "a function that is nowhere": (["-DNEW"], ["nothing"], "is in neither build"),

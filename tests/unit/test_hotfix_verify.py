@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmkit.errors import RefusedError, SpecError
-from vmkit.hotfix.manifest import Edit, Patch, Pattern
+from vmkit.hotfix.manifest import Edit, Patch, Pattern, Range
 from vmkit.hotfix.verify import (
     PAGE,
     Site,
@@ -202,3 +203,27 @@ def test_one_changed_byte_is_always_noticed(case: tuple[Memory, tuple[Site, ...]
     else:
         assert state is State.OTHER
         assert detail
+
+
+ROOM = Range(-0x2000, 0x1000)
+
+
+def test_edits_in_new_memory_are_below_the_executable() -> None:
+    there = replace(patch(edit(-0x1FC0, "00 00", "90 c3"), edit(0x1100, "01", "02")), room=ROOM)
+    assert [s.address for s in resolve(there, BINARY, 0x555000, "it")] == [0x555000 - 0x1FC0, 0x555000 + 0x1100]
+
+
+@pytest.mark.parametrize(
+    ("room", "wrong", "words"),
+    [
+        (ROOM, edit(-0x1FC0, "00 01", "90 c3"), "only zeros can be expected"),
+        (ROOM, edit(-0x1FC0, "00 ??", "90 c3"), "only zeros can be expected"),
+        (ROOM, edit(-0x1001, "00 00", "90 c3"), "and all within it"),
+        (Range(0x2000, 0x1000), edit(0x2100, "00 00", "90 c3"), "overlaps what build"),
+        (Range(-0x1000, 0x2000), edit(-0x800, "00 00", "90 c3"), "overlaps what build"),
+        (None, edit(-0x1FC0, "00 00", "90 c3"), "not all in the code"),
+    ],
+)
+def test_what_cannot_be_in_new_memory(room: Range | None, wrong: Edit, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        resolve(replace(patch(wrong), room=room), BINARY, 0x555000, "it")

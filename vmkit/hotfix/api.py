@@ -269,7 +269,7 @@ def _refuse_other_edition(patch: Patch) -> None:
 
 def _carries(saved: Saved) -> bool:
     try:
-        with ProcessImage(saved.process, saved.guest) as image:
+        with ProcessImage(saved.process, saved.guest, saved.room) as image:
             return any(image.read(w.address, len(w.new)) == w.new for w in saved.writes)
     except RefusedError:
         return False

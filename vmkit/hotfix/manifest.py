@@ -9,6 +9,8 @@
     build_ids = ["0fbbd5ca8d2d0a32..."]  # of the executables that the addresses are true for
     code_sha256 = "9f2c..."              # optional; of the executable segments that the patch was made from
     clear = ["0x6a1f00+0x85"]            # optional; link-time address and length of code that no thread may stand in
+    room = "-0x1800000+0x2000"           # optional; memory that the process has to map first, for new code, as far from
+                                         # its executable as is said: of position-independent ones below address 0
 
     [[edits]]
     address = "0x6a1f30"                 # where `expected` begins, as readelf and objdump print addresses (link time);
@@ -45,18 +47,23 @@ FILE_LIMIT: Final = 1 << 20
 EDIT_LIMIT: Final = 64
 LENGTH_LIMIT: Final = 4096
 """Most bytes of `expected` in one edit: a page of x86-64. The range may straddle two pages."""
+PAGE: Final = 4096
 CLEAR_LIMIT: Final = 256
 CLEAR_LENGTH_LIMIT: Final = 1 << 20
 """Longest range of `clear`, bytes: well above the longest function."""
+ROOM_LIMIT: Final = 1 << 20
+"""Largest room for new code, bytes."""
+REACH: Final = 1 << 31
+"""Direct branches of x86-64 reach no farther, bytes."""
 ADDRESS_LIMIT: Final = 1 << 47
 """User addresses of x86-64 with four-level page tables end here (Documentation/arch/x86/x86_64/mm.rst)."""
 
 _BUILD_ID = re.compile(r"[0-9a-f]{16,128}\Z")
 _CVE = re.compile(r"CVE-\d{4}-\d{4,19}\Z", re.ASCII)
 _SYMBOL = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$@]{0,511})(?:\+(0x[0-9a-fA-F]{1,8}|\d{1,9}))?\Z", re.ASCII)
-_ADDRESS = re.compile(r"(?:0x)?([0-9a-fA-F]{1,16})\Z", re.ASCII)
+_ADDRESS = re.compile(r"(-?)(?:0x)?([0-9a-fA-F]{1,16})\Z", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_RANGE = re.compile(r"0x([0-9a-f]{1,16})\+0x([0-9a-f]{1,8})\Z", re.ASCII)
+_RANGE = re.compile(r"(-?)0x([0-9a-f]{1,16})\+0x([0-9a-f]{1,8})\Z", re.ASCII)
 _MSGSPEC_PATH = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
 
 
@@ -172,7 +179,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A parsed patch file. `cve` and `code_sha256` are '' where the file has none; see the module for the rest."""
+    """A parsed patch file. Where the file has none, `cve` and `code_sha256` are '', `room` is None."""
 
     id: str
     title: str
@@ -182,6 +189,7 @@ class Patch:
     edits: tuple[Edit, ...]
     clear: tuple[Range, ...] = ()
     code_sha256: str = ""
+    room: Range | None = None
 
 
 class _RawSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -206,6 +214,7 @@ class _RawPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     cve: str = ""
     clear: tuple[str, ...] = ()
     code_sha256: str = ""
+    room: str = ""
     signature: _RawSignature | None = None
 
 
@@ -264,6 +273,8 @@ def render(patch: Patch) -> str:
     head |= {"target": patch.target, "build_ids": list(patch.build_ids)}
     if patch.code_sha256:
         head["code_sha256"] = patch.code_sha256
+    if patch.room:
+        head["room"] = str(patch.room)
     if patch.clear:
         head["clear"] = [str(r) for r in patch.clear]
     head["edits"] = []
@@ -300,26 +311,39 @@ def _patch(raw: _RawPatch) -> Patch:
         build_ids.append(text.lower())
     if not 1 <= len(raw.edits) <= EDIT_LIMIT:
         raise SpecError(f"there are {len(raw.edits)}; a patch has 1 to {EDIT_LIMIT} edits", path="edits")
-    edits = tuple(_edit(e, f"edits[{i}]") for i, e in enumerate(raw.edits))
+    room = _room(raw.room) if raw.room else None
+    edits = tuple(_edit(e, f"edits[{i}]", room) for i, e in enumerate(raw.edits))
     if raw.code_sha256 and not _SHA256.match(raw.code_sha256):
         raise SpecError("is not 64 hexadecimal digits", path="code_sha256")
     if len(raw.clear) > CLEAR_LIMIT:
         raise SpecError(f"has more than {CLEAR_LIMIT} ranges", path="clear")
     clear = tuple(_range(text, f"clear[{i}]") for i, text in enumerate(raw.clear))
-    return Patch(raw.id, raw.title, raw.cve, raw.target, tuple(build_ids), edits, clear, raw.code_sha256)
+    return Patch(raw.id, raw.title, raw.cve, raw.target, tuple(build_ids), edits, clear, raw.code_sha256, room)
 
 
 def _range(text: str, path: str) -> Range:
     match = _RANGE.match(text)
     if not match:
         raise SpecError(f"{quoted(text)} is not a range", path=path, hint='write it like "0x6a1f00+0x85"')
-    found = Range(int(match[1], 16), int(match[2], 16))
-    if not 0 < found.address < ADDRESS_LIMIT or not 0 < found.length <= CLEAR_LENGTH_LIMIT:
+    found = Range(int(match[2], 16), int(match[3], 16))
+    if match[1] or not 0 < found.address < ADDRESS_LIMIT or not 0 < found.length <= CLEAR_LENGTH_LIMIT:
         raise SpecError(f"{quoted(text)} is no range of user addresses", path=path)
     return found
 
 
-def _edit(raw: _RawEdit, path: str) -> Edit:
+def _room(text: str) -> Range:
+    match = _RANGE.match(text)
+    if not match:
+        raise SpecError(f"{quoted(text)} is not a range", path="room", hint='write it like "-0x1800000+0x2000"')
+    found = Range(int(match[1] + match[2], 16), int(match[3], 16))
+    if found.address % PAGE or found.length % PAGE or not 0 < found.length <= ROOM_LIMIT:
+        raise SpecError(f"has to be 1 to {ROOM_LIMIT // PAGE} whole pages", path="room")
+    if not -REACH < found.address < ADDRESS_LIMIT:
+        raise SpecError("no branch reaches that far", path="room")
+    return found
+
+
+def _edit(raw: _RawEdit, path: str, room: Range | None) -> Edit:
     if (raw.address is None) == (raw.symbol is None):
         raise SpecError("give either address or symbol", path=path)
     address, symbol, symbol_offset = None, "", 0
@@ -331,7 +355,7 @@ def _edit(raw: _RawEdit, path: str) -> Edit:
             )
         symbol, symbol_offset = match[1], int(match[2] or "0", 0 if (match[2] or "").startswith("0x") else 10)
     else:
-        address = _address(raw.address, f"{path}.address")
+        address = _address(raw.address, f"{path}.address", room)
     replacement = Pattern.parse(raw.replacement, path=f"{path}.replacement").concrete
     if replacement is None:
         raise SpecError("a replacement has no wildcards", path=f"{path}.replacement")
@@ -339,12 +363,14 @@ def _edit(raw: _RawEdit, path: str) -> Edit:
     return Edit(address, symbol, symbol_offset, expected, raw.offset, replacement)
 
 
-def _address(value: int | str | None, path: str) -> int:
+def _address(value: int | str | None, path: str, room: Range | None) -> int:
     if isinstance(value, str):
         match = _ADDRESS.match(value)
         if not match:
             raise SpecError(f"{quoted(value)} is not an address", path=path, hint='write it in hexadecimal: "0x6a1f30"')
-        value = int(match[1], 16)
+        value = int(match[1] + match[2], 16)
+    if value is not None and room is not None and 0 <= value - room.address < room.length:
+        return value
     if value is None or not 0 < value < ADDRESS_LIMIT:
         raise SpecError("is no user address", path=path, hint=f"it lies between 1 and {ADDRESS_LIMIT - 1:#x}")
     return value

@@ -48,6 +48,7 @@ def changes_for(action: Action, patch: Patch, chosen: Iterable[Finding]) -> list
                 hint="restart the VM to be rid of the patch, or run vmkit where it was applied",
             )
         clear = tuple(Span(r.address + image.bias, r.length) for r in patch.clear)
+        image.has_room()  # refuses where something else is
         changes.append(Change(image, writes, merge(writes, image.read), clear))
     return changes
 
@@ -86,11 +87,16 @@ def transact(
         reporter(Started(action.value))
         clock = stopwatch()
         try:
+            for image in chosen if action is Action.APPLY else ():
+                hook("room")
+                image.make_room()
             transaction.run()
         except VmkitError as e:
             history.note("failed", patch.id, uri, [i.label for i in chosen], f"{action.value}: {e.message}")
             raise
         finally:
+            if not transaction.outcome.verified and transaction.outcome.clean:
+                tidy(chosen)
             entry.keep = not transaction.outcome.clean
             if entry.keep and transaction.outcome.verified:
                 with suppress(VmkitError):  # a full disk must not hide the error of the transaction
@@ -101,6 +107,8 @@ def transact(
         # and a record of what was reverted does no harm.
         with suppress(VmkitError):
             entry.advance("written")
+            hook("tidy")
+            tidy(chosen)
         hook("finish")
         remember(action, patch.id, [i.process for i in chosen], files, reporter)
         entry.keep = False
@@ -115,6 +123,13 @@ def transact(
 def files_of(images: Iterable[ProcessImage]) -> dict[str, str]:
     """For each executable that runs, by path, its build id."""
     return {i.path.removesuffix(" (deleted)"): i.binary.build_id for i in images if isinstance(i, QemuImage)}
+
+
+def tidy(images: Iterable[ProcessImage]) -> None:
+    """Have rooms for new code given back that are not needed; what cannot be given back now does no harm."""
+    for image in images:
+        with suppress(VmkitError):
+            image.tidy()
 
 
 def remember(
@@ -135,7 +150,7 @@ def _saved(action: Action, change: Change) -> Saved:
     assert isinstance(image, ProcessImage)  # noqa: S101 - the only kind so far
     guest = getattr(image, "guest", None)
     writes = change.writes if action is Action.APPLY else tuple(w.reversed for w in change.writes)
-    return Saved(image.process, guest.name if guest else image.label, writes)
+    return Saved(image.process, guest.name if guest else image.label, writes, image.room)
 
 
 def settle(reporter: Reporter) -> None:

@@ -82,6 +82,12 @@ def plan_for(action: Action, patch: Patch, found: Survey, chosen: tuple[Finding,
     steps = (
         Step("record", f"undo record of {patch.id}", "the old bytes have to be on disk before the first write"),
         *(
+            (Step("room", f"{patch.room.length} bytes in process {pids}", "for new code"),)
+            * bool(action is Action.APPLY)
+            if patch.room
+            else ()
+        ),
+        *(
             (Step("pause", ", ".join(pausing), "its vCPUs must not run half of an old and half of a new routine"),)
             * bool(pausing)
         ),

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from vmkit.errors import IndeterminateError, NotFoundError, VmkitError
 from vmkit.hotfix import history, undo
 from vmkit.hotfix.newcomers import START, patch_all
-from vmkit.hotfix.operation import remember
+from vmkit.hotfix.operation import remember, tidy
 from vmkit.hotfix.plans import Action
 from vmkit.hotfix.targets.process import ProcessImage
 from vmkit.hotfix.targets.qemu import needs_resume
@@ -52,6 +53,7 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
             except VmkitError as e:
                 trouble = e
         else:
+            _tidy(entry.record.subject, data["processes"])
             remember(
                 Action(action), entry.record.subject, _identities(data["processes"]), data.get("files", {}), reporter
             )
@@ -124,13 +126,14 @@ def _restore(patch_id: str, action: str, processes: Sequence[tuple[int, int, str
         if not process.alive():
             continue
         writes = remembered.of(process) if remembered else ()
-        if not writes:
+        if remembered is None or not writes:
             errors.append(IndeterminateError(f"there is no undo record for {label}"))
             continue
         goal = tuple(w.reversed for w in writes) if action == "apply" else writes
         try:
-            with ProcessImage(process, label) as image:
+            with ProcessImage(process, label, remembered.room_of(process)) as image:
                 restored += _restore_one(image, goal)
+                tidy([image])
         except NotFoundError:
             continue  # it ended meanwhile
         except VmkitError as e:
@@ -138,6 +141,19 @@ def _restore(patch_id: str, action: str, processes: Sequence[tuple[int, int, str
     if errors:
         raise errors[0]
     return restored
+
+
+def _tidy(patch_id: str, processes: Sequence[tuple[int, int, str]]) -> None:
+    """Give back what a revert left mapped."""
+    remembered = undo.recall(patch_id)
+    for pid, start, label in processes:
+        if remembered is None:
+            return
+        with (
+            suppress(VmkitError),
+            ProcessImage(ProcessId(pid, start), label, remembered.room_of(ProcessId(pid, start))) as image,
+        ):
+            image.tidy()
 
 
 def _restore_one(image: ProcessImage, goal: Sequence[Write]) -> bool:

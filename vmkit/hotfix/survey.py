@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmkit.hotfix.manifest import Patch
 from vmkit.hotfix.targets.qemu import Lost, QemuImage, find_images
-from vmkit.hotfix.verify import Site, State, judge, resolve
+from vmkit.hotfix.verify import Site, Span, State, judge, resolve
 from vmkit.hypervisor.host import Host
 
 
@@ -52,6 +52,7 @@ def look(patch: Patch, image: QemuImage) -> Finding:
     """How one process stands to the patch, by its memory."""
     if image.binary.build_id not in patch.build_ids:
         return Finding(image, None, f"build {image.binary.build_id[:12]}", ())
+    image.room = Span(patch.room.address + image.bias, patch.room.length) if patch.room else None
     sites = resolve(patch, image.binary, image.bias, image.label)
     state, detail = judge(sites, image.read)
     return Finding(image, state, detail, sites)

@@ -21,8 +21,8 @@ from vmkit.system.clock import Deadline
 from vmkit.system.interrupts import deferred
 
 STEPS: Final = (
-    *("record", "journal", "pause", "stop", "compare", "write"),
-    *("read-back", "let-go", "resume", "note-written", "finish"),
+    *("record", "journal", "room", "pause", "stop", "compare", "write"),
+    *("read-back", "let-go", "resume", "note-written", "tidy", "finish"),
 )
 """Names of the steps, in order. The hook is called before each, for some of them several times."""
 
@@ -56,7 +56,7 @@ class Image(Protocol):
     def prepare(self, spans: Sequence[Span]) -> None:
         """Do what can be done for `still` before the guests stand."""
 
-    def still(self, spans: Sequence[Span], seconds: float) -> AbstractContextManager[None]:
+    def still(self, spans: Sequence[Span], seconds: float) -> AbstractContextManager[object]:
         """Hold it, with nothing that executes in the spans or returns to them; give up after so many seconds."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vmkit.errors import IndeterminateError
-from vmkit.hotfix.verify import Write
+from vmkit.hotfix.verify import Span, Write
 from vmkit.system.files import ensure_dir, home, locked, write_atomic
 from vmkit.system.process import ProcessId
 from vmkit.values import check_name
@@ -27,11 +27,13 @@ class Saved:
         process: the process.
         guest: name of its VM at that time.
         writes: `old` is what was there before the patch, `new` is the patch; in apply's direction whatever was done.
+        room: memory that it has mapped for the patch, or was about to; None if the patch needs none.
     """
 
     process: ProcessId
     guest: str
     writes: tuple[Write, ...]
+    room: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class Remembered:
     def of(self, process: ProcessId) -> tuple[Write, ...]:
         """What was replaced in this process; () if nothing is known."""
         return next((s.writes for s in self.saved if s.process == process), ())
+
+    def room_of(self, process: ProcessId) -> Span | None:
+        """The room for new code in this process."""
+        return next((s.room for s in self.saved if s.process == process), None)
 
 
 def one_at_a_time(wait: float = 0.0) -> AbstractContextManager[None]:
@@ -111,6 +117,7 @@ def recall(patch_id: str) -> Remembered | None:
                 ProcessId(s["pid"], s["start"]),
                 s["guest"],
                 tuple(Write(a, bytes.fromhex(old), bytes.fromhex(new)) for a, old, new in s["writes"]),
+                Span(*s["room"]) if s.get("room") else None,
             )
             for s in body["processes"]
         )
@@ -146,6 +153,7 @@ def _write(remembered: Remembered) -> None:
                 "pid": s.process.pid,
                 "start": s.process.start,
                 "guest": s.guest,
+                "room": [s.room.address, s.room.length] if s.room else None,
                 "writes": [[w.address, w.old.hex(), w.new.hex()] for w in s.writes],
             }
             for s in remembered.saved

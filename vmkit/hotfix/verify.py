@@ -134,7 +134,9 @@ def resolve(patch: Patch, binary: Binary, bias: int, what: str) -> tuple[Site, .
         path = f"edits[{i}]"
         base = edit.address if edit.address is not None else binary.symbol(edit.symbol) + edit.symbol_offset
         length = len(edit.expected)
-        if binary.code_at(base, length) is None and binary.tail_at(base, length) is None:
+        if _in_room(patch, binary, edit, base, path):
+            pass
+        elif binary.code_at(base, length) is None and binary.tail_at(base, length) is None:
             raise SpecError(
                 f"{base:#x} and the {len(edit.expected)} bytes from there are not all in the code of build "
                 f"{binary.build_id[:12]}",
@@ -146,6 +148,18 @@ def resolve(patch: Patch, binary: Binary, bias: int, what: str) -> tuple[Site, .
     if any(s.address + LENGTH_LIMIT >= ADDRESS_LIMIT for s in sites):
         raise SpecError("reaches beyond the user addresses", path="edits")
     return tuple(sites)
+
+
+def _in_room(patch: Patch, binary: Binary, edit: Edit, base: int, path: str) -> bool:
+    """Whether an edit is in memory that the process is to map for it, all of which has to be free and zeros."""
+    room = patch.room
+    if room is None or not room.address <= base < room.address + room.length:
+        return False
+    if any(s.address < room.address + room.length and s.address + s.size > room.address for s in binary.segments):
+        raise SpecError(f"{room} overlaps what build {binary.build_id[:12]} loads", path="room")
+    if base + len(edit.expected) > room.address + room.length or edit.expected.concrete != bytes(len(edit.expected)):
+        raise SpecError("in new memory only zeros can be expected, and all within it", path=f"{path}.expected")
+    return True
 
 
 def check_build(patch: Patch, build_id: str, what: str) -> None:

@@ -24,10 +24,13 @@ from vmkit.system.procmem import PTRACE_HINT, thread_state, tracer_of
 # <sys/ptrace.h>, <elf.h>, <sys/wait.h>
 _DETACH: Final = 17
 _GETREGSET: Final = 0x4204
+_SETREGSET: Final = 0x4205
 _SEIZE: Final = 0x4206
 _INTERRUPT: Final = 0x4207
 _EVENT_STOP: Final = 128
-_NT_PRSTATUS: Final = 1
+GENERAL: Final = 1
+FLOATING: Final = 2
+"""Sets of registers: NT_PRSTATUS and NT_PRFPREG."""
 _WALL: Final = 0x40000000
 
 _REGISTERS: Final = {
@@ -75,16 +78,27 @@ class StoppedProcess:
             EffectError: a thread was killed while it was held.
         """
         size, pointer, stack, numbered = _REGISTERS[platform.machine()]
-        buffer = ctypes.create_string_buffer(size)
         found = {}
         for tid in self.signals:
-            vector = _Iovec(ctypes.addressof(buffer), size)
-            if failed := _ptrace(_GETREGSET, tid, _NT_PRSTATUS, ctypes.addressof(vector)):
-                raise EffectError(f"cannot read the registers of thread {tid}: {os.strerror(failed)}")
-            words = struct.unpack(f"<{size // 8}Q", buffer.raw)
+            words = struct.unpack(f"<{size // 8}Q", self.get(tid, GENERAL, size))
             values = {number: words[index] for number, index in enumerate(numbered)}
             found[tid] = Registers(words[pointer], words[stack], values)
         return found
+
+    def get(self, tid: int, kind: int, size: int) -> bytes:
+        """A set of registers of a thread as the kernel gives it. Raises EffectError if the thread was killed."""
+        buffer = ctypes.create_string_buffer(size)
+        vector = _Iovec(ctypes.addressof(buffer), size)
+        if failed := request(_GETREGSET, tid, kind, ctypes.addressof(vector)):
+            raise EffectError(f"cannot read the registers of thread {tid}: {os.strerror(failed)}")
+        return buffer.raw
+
+    def set(self, tid: int, kind: int, data: bytes) -> None:
+        """Set what `get` gives. Raises EffectError if the thread was killed."""
+        buffer = ctypes.create_string_buffer(data, len(data))
+        vector = _Iovec(ctypes.addressof(buffer), len(data))
+        if failed := request(_SETREGSET, tid, kind, ctypes.addressof(vector)):
+            raise EffectError(f"cannot set the registers of thread {tid}: {os.strerror(failed)}")
 
 
 @contextlib.contextmanager
@@ -130,7 +144,7 @@ def _threads(pid: int) -> set[int]:
 
 def _seize(pid: int, tid: int) -> bool:
     """Attach to a thread and ask it to stop; False if it has ended."""
-    failed = _ptrace(_SEIZE, tid)
+    failed = request(_SEIZE, tid)
     if failed == errno.ESRCH or (failed and thread_state(pid, tid) in ("Z", "X", "")):
         return False
     if failed == errno.EPERM:
@@ -143,7 +157,7 @@ def _seize(pid: int, tid: int) -> bool:
         raise RefusedError(f"not permitted to stop process {pid}", hint=PTRACE_HINT)
     if failed:
         raise RefusedError(f"cannot attach to thread {tid} of process {pid}: {os.strerror(failed)}")
-    return _ptrace(_INTERRUPT, tid) == 0
+    return request(_INTERRUPT, tid) == 0
 
 
 def _wait(held: StoppedProcess, waiting: set[int], deadline: Deadline) -> None:
@@ -177,7 +191,7 @@ def _let_go(held: StoppedProcess, waiting: set[int]) -> None:
     if waiting:
         with contextlib.suppress(DeadlineError):
             _wait(held, waiting, Deadline(0.2))
-    killed = [tid for tid, number in held.signals.items() if _ptrace(_DETACH, tid, 0, number)]
+    killed = [tid for tid, number in held.signals.items() if request(_DETACH, tid, 0, number)]
     # A thread that was killed while it was held is ours to reap; until then its process cannot end for its own parent.
     deadline = Deadline(0.5)
     while killed:
@@ -195,7 +209,9 @@ def _reaped(tid: int) -> bool:
         return True
 
 
-def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
-    """0, or the errno."""
+def request(what: int, tid: int, address: int = 0, data: int | bytearray = 0) -> int:
+    """ptrace(2), with a number or a buffer as the last argument: 0, or the errno."""
     ctypes.set_errno(0)
-    return ctypes.get_errno() if _libc.ptrace(request, tid, address, data) == -1 else 0
+    if isinstance(data, bytearray):
+        data = ctypes.addressof(ctypes.c_char.from_buffer(data))
+    return ctypes.get_errno() if _libc.ptrace(what, tid, address, data) == -1 else 0

@@ -2,24 +2,32 @@
 
 A new body that fits goes where the old one is. One that does not goes into free bytes at the end of the code's last
 page (see Program.cave), and the first bytes of the old one become a jump to it. New functions and constants go there as
-well.
+well. Where these bytes are too few, the process has to map memory for them (see `room_for`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vmkit.errors import RefusedError
 from vmkit.hotfix.build.bind import Binder, Carried, NeedsBodyError
 from vmkit.hotfix.build.code import Body, Insn, decode, field_at, fragment_of
 from vmkit.hotfix.build.match import Kind, Pairing
-from vmkit.hotfix.build.program import Named
-from vmkit.hotfix.manifest import LENGTH_LIMIT, Edit, Pattern, Range
+from vmkit.hotfix.build.program import Named, Program
+from vmkit.hotfix.manifest import EDIT_LIMIT, LENGTH_LIMIT, PAGE, Edit, Pattern, Range
 
 JUMP: Final = 5
 """Bytes of `jmp rel32`."""
+ROOM: Final = (EDIT_LIMIT - 16) * LENGTH_LIMIT
+"""Most bytes of new code: the edits of a patch hold no more."""
+FRONT: Final = 64
+FARTHEST: Final = 600 << 20
+"""Bytes below a position-independent executable: within reach of all of it."""
+LEAST_ADDRESS: Final = 0x20000
+"""Below that the kernel maps nothing for a process (vm.mmap_min_addr)."""
 ENDBR64: Final = bytes.fromhex("f30f1efa")
 CONTEXT: Final = 64
 """Bytes around a change that are expected too, within the function."""
@@ -33,11 +41,17 @@ class Emitted:
         edits: by order of writing: new code before the jumps to it.
         clear: ranges that no thread may stand in or return to.
         how: for each function of the new build, in words, where it goes.
+        room: memory that the process has to map for new code; None if it needs none.
     """
 
     edits: tuple[Edit, ...]
     clear: tuple[Range, ...]
     how: tuple[tuple[str, str], ...]
+    room: Range | None = None
+
+
+class _NoRoomError(RefusedError):
+    """What has to go outside of the old code does not fit there."""
 
 
 @dataclass
@@ -52,9 +66,9 @@ class _Cave:
     def take(self, length: int, align: int, what: str) -> int:
         start = (self.base + self.used + align - 1) // align * align
         if start + length > self.base + self.size:
-            raise RefusedError(
+            raise _NoRoomError(
                 f"no room for {what}: {start + length - self.base} bytes are needed outside of the old code, and "
-                f"{self.size} bytes at the end of its last page are free"
+                f"there is room for {self.size}"
             )
         self.used = start + length - self.base
         return start
@@ -65,21 +79,53 @@ class _Cave:
         return self.carried[data.address][0]
 
 
-def emit(pairing: Pairing, chosen: Iterable[Named], *, out_of_line: bool = False) -> Emitted:
+def room_for(old: Program, seed: str) -> Range | None:
+    """Where a running copy of the old build has nothing mapped, for as much new code as a patch can hold.
+
+    That is below the executable: what the kernel maps for a program is above it (ELF_ET_DYN_BASE, mmap_base and brk in
+    Linux's fs/binfmt_elf.c), and the heap grows upwards. The place depends on `seed`, so that two patches have two.
+    None if there are too few addresses: in a program that is linked to low ones.
+    """
+    lowest = min(s.address for s in old.segments) & -PAGE
+    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:2], "little")
+    if not old.fixed:
+        return Range(lowest - (FARTHEST - (number % 512 << 20)), ROOM)
+    slots = (lowest - LEAST_ADDRESS) // ROOM
+    return Range(LEAST_ADDRESS + number % slots * ROOM, ROOM) if slots > 0 else None
+
+
+def emit(pairing: Pairing, chosen: Iterable[Named], *, out_of_line: bool = False, room: Range | None = None) -> Emitted:
     """Edits for these functions of the new build, which the old one has too, and all that they need.
 
     Args:
         pairing: the two builds.
         chosen: functions of the new build.
         out_of_line: leave old bodies alone, but for the jump, also where the new one would fit.
+        room: memory that the process could map, where the old build itself has not enough to spare.
 
     Raises:
         RefusedError: it cannot be done safely, with the reason.
     """
     chosen = frozenset(chosen)
+    try:
+        return _emit(pairing, chosen, out_of_line, *pairing.old.cave())
+    except _NoRoomError:
+        if room is None:
+            raise
+    # A word below the new code is no return address into it: what is read before a span has to be there.
+    made = _emit(pairing, chosen, out_of_line, room.address + FRONT, room.length - FRONT)
+    end = max(e.address + len(e.expected) for e in made.edits if e.address is not None and e.address in _of(room))
+    return replace(made, room=Range(room.address, (end - room.address + PAGE - 1) & -PAGE))
+
+
+def _of(room: Range) -> range:
+    return range(room.address, room.address + room.length)
+
+
+def _emit(pairing: Pairing, chosen: frozenset[Named], out_of_line: bool, base: int, size: int) -> Emitted:
     bodies = {f: pairing.body(pairing.new, f) for f in sorted(chosen)}
     for _ in range(256):
-        cave = _Cave(*pairing.old.cave())
+        cave = _Cave(base, size)
         placed = _place(pairing, bodies, chosen, cave, out_of_line)
         try:
             binder = Binder(pairing, placed, cave.carry)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmkit.errors import NotFoundError, RefusedError
-from vmkit.hotfix.build.emit import UNPATCHABLE, Emitted, emit
+from vmkit.hotfix.build.emit import UNPATCHABLE, Emitted, emit, room_for
 from vmkit.hotfix.build.match import Difference, Kind, Pairing
 from vmkit.hotfix.build.program import Named, read_program
 from vmkit.hotfix.build.show import Side, side_by_side
@@ -124,12 +124,13 @@ def make(
     wanted: list[Named] = [d.new for d in chosen if d.new and d.kind is not Kind.NEW and not _cold(d)]
     if not wanted:
         raise RefusedError(f"{chosen[0].name} is in the new build only: nothing in the old one calls it")
-    emitted: Emitted = emit(pairing, wanted, out_of_line=out_of_line)
+    emitted: Emitted = emit(pairing, wanted, out_of_line=out_of_line, room=room_for(pairing.old, patch_id))
     names = ", ".join(f.name for f in wanted)
     shown = title or f"{old.name}: {names}"[:200]
     patch = Patch(
         *(patch_id, shown, cve, "qemu", (pairing.old.build_id,), emitted.edits, emitted.clear),
         code_sha256=digest,
+        room=emitted.room,
     )
     return FromBuilds(parse(render(patch)), emitted.how, tuple(f"{d.name}: {d.kind.value}" for d in left))
 

@@ -10,12 +10,14 @@ from typing import Final, Self
 
 from vmkit.errors import RefusedError
 from vmkit.hotfix.stacks import CALL_LENGTH, Stack, loose_stacks, return_sites, stack_of, words_in
+from vmkit.hotfix.targets import room as rooms
 from vmkit.hotfix.unwind import Unwinder
 from vmkit.hotfix.verify import Span, inside
 from vmkit.system.clock import Deadline
 from vmkit.system.process import ProcessId
 from vmkit.system.procmem import Mapping, MappingTable, ProcessMemory
-from vmkit.system.ptrace import Registers, stopped
+from vmkit.system.ptrace import Registers, StoppedProcess, stopped
+from vmkit.system.remotecall import BusyError
 
 STOP_SECONDS: Final = 2.0
 """Longest wait for the threads of one process to stand."""
@@ -38,9 +40,10 @@ class ProcessImage:
     flushes the instruction cache when a tracer writes (copy_to_user_page).
     """
 
-    def __init__(self, process: ProcessId, label: str) -> None:
+    def __init__(self, process: ProcessId, label: str, room: Span | None = None) -> None:
         self.process = process
         self.label = label
+        self.room = room
         self._memory = ProcessMemory(process)
         self._mappings = MappingTable(process.pid)
         self._stacks: tuple[list[Mapping], list[Stack]] = ([], [])
@@ -59,8 +62,18 @@ class ProcessImage:
         return not self.process.alive()
 
     def read(self, address: int, length: int) -> bytes:
-        """Bytes of its memory; see ProcessMemory.read."""
-        return self._memory.read(address, length)
+        """Bytes of its memory; see ProcessMemory.read. A room for new code that is not there yet holds zeros."""
+        try:
+            return self._memory.read(address, length)
+        except RefusedError:
+            room = self.room
+            if room is None or address not in room or address + length > room.address + room.length or self.has_room():
+                raise
+            return bytes(length)
+
+    def has_room(self) -> bool:
+        """Whether the room for new code is there. Raises RefusedError if something else is in its place."""
+        return self.room is not None and rooms.is_there(self.room, self._mappings.now(), self.label)
 
     def write(self, address: int, data: bytes) -> None:
         """Change its memory; see ProcessMemory.write."""
@@ -70,6 +83,42 @@ class ProcessImage:
         """Have at hand what `still` needs for these spans, so that guests do not stand for it."""
         self._loose()
         self._return_sites(spans)
+
+    def make_room(self) -> None:
+        """Have the room for new code, if the patch needs one.
+
+        Raises:
+            RefusedError: it cannot be had; nothing changed.
+            EffectError, DeadlineError: the process could not be steered.
+        """
+        deadline = Deadline(rooms.PATIENCE_SECONDS)
+        while self.room is not None and not self.has_room():
+            try:
+                rooms.make(self.room, self.process.pid, self._memory, self._mappings.now(), self.label)
+            except BusyError:  # a process that has just begun
+                if deadline.passed:
+                    raise
+                time.sleep(0.02)
+
+    def tidy(self) -> None:
+        """Give a room back that holds nothing, once no thread has an address in it.
+
+        Raises:
+            VmkitError: that cannot be done now; the room stays, and does no harm.
+        """
+        room = self.room
+        if room is None or self.gone or not self.has_room():
+            return
+        deadline = Deadline(AWAY_SECONDS)
+        while not any(self.read(room.address, room.length)):
+            try:
+                with self.still([room]) as held:
+                    rooms.remove(room, held, self._memory, self._mappings.now(), self.label)
+                return
+            except BusyError:
+                if deadline.passed:
+                    raise
+            time.sleep(0.005)
 
     def _loose(self) -> list[Stack]:
         maps = self._mappings.now()
@@ -81,12 +130,13 @@ class ProcessImage:
         """Those of the spans that a call may return to."""
         for s in spans:
             if s not in self._sites:
-                code = self.read(s.address - CALL_LENGTH, s.length + CALL_LENGTH)
+                before = 0 if s == self.room else CALL_LENGTH
+                code = bytes(CALL_LENGTH - before) + self.read(s.address - before, s.length + before)
                 self._sites[s] = return_sites(code, s, platform.machine())
         return [s for s in spans if self._sites[s]]
 
     @contextlib.contextmanager
-    def still(self, spans: Sequence[Span], seconds: float = AWAY_SECONDS) -> Iterator[None]:
+    def still(self, spans: Sequence[Span], seconds: float = AWAY_SECONDS) -> Iterator[StoppedProcess]:
         """Hold all threads while the block runs, none of them in the spans or on its way back to them.
 
         If one is, all are let run for some milliseconds, until so many seconds have passed.
@@ -103,7 +153,7 @@ class ProcessImage:
             with stopped(self.process.pid, seconds=STOP_SECONDS) as held:
                 trouble, on_stack = self._occupied(held.registers(), spans, unwinder)
                 if not trouble:
-                    yield
+                    yield held
                     return
             if deadline.passed:
                 raise RefusedError(
