@@ -15,7 +15,8 @@ from vmkit.values import Bytes
 from vmkit.vm.describe import describe
 from vmkit.vm.metadata import NAMESPACE, Remembered, remembered_in
 from vmkit.vm.spec import dump, parse
-from vmkit.vm.xml import Placement, domain_xml, volume_xml
+from vmkit.vm.xml import Placement, domain_xml
+from vmkit.vm.xml_volumes import volume_xml
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 UUID = "6d1b3f0e-8d7d-4b3f-9d53-1f0c4a3c2b1a"

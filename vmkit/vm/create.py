@@ -28,6 +28,7 @@ from vmkit.vm.facts import gather
 from vmkit.vm.metadata import Remembered
 from vmkit.vm.spec import VmSpec, remembered_form
 from vmkit.vm.volume_names import with_free_volumes
+from vmkit.vm.xml_volumes import volume_xml
 
 if TYPE_CHECKING:
     from vmkit.device.plan import Pick, Wish
@@ -218,7 +219,7 @@ def _make_volumes(
             continue
         backing = placed[disk.backing].disk if disk.backing else None
         _claim(pool, disk.volume, entry)
-        paths[disk.volume] = pool.create(xml.volume_xml(disk.volume, disk.size, backing))
+        paths[disk.volume] = pool.create(volume_xml(disk.volume, disk.size, backing))
     return paths
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmkit.errors import NotFoundError, VmkitError
 from vmkit.hypervisor.domain import Domain
@@ -16,8 +16,10 @@ from vmkit.network.dhcp import give_back
 from vmkit.network.facts import NetworkFacts, Reserved
 from vmkit.network.reserve import release, reserve
 from vmkit.vm.describe import describe, paired
-from vmkit.vm.design import Design
 from vmkit.vm.metadata import NAMESPACE, Remembered, remembered_in
+
+if TYPE_CHECKING:
+    from vmkit.vm.design import Design
 
 
 @dataclass(frozen=True, slots=True)

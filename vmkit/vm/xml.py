@@ -95,22 +95,6 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     return ET.tostring(root, encoding="unicode")
 
 
-def volume_xml(name: str, size: int, backing: str | None) -> str:
-    """XML of a qcow2 volume of `size` bytes, on top of the qcow2 file `backing` if one is given."""
-    root = ET.Element("volume")
-    ET.SubElement(root, "name").text = name
-    ET.SubElement(root, "capacity", unit="bytes").text = str(int(size))  # Bytes would say "1G"
-    target = ET.SubElement(root, "target")
-    ET.SubElement(target, "format", type="qcow2")
-    permissions = ET.SubElement(target, "permissions")
-    ET.SubElement(permissions, "mode").text = "0600"
-    if backing:
-        store = ET.SubElement(root, "backingStore")
-        ET.SubElement(store, "path").text = backing
-        ET.SubElement(store, "format", type="qcow2")
-    return ET.tostring(root, encoding="unicode")
-
-
 def _text(tag: str, text: object, **attributes: str) -> ET.Element:
     element = ET.Element(tag, attributes)
     element.text = str(text)

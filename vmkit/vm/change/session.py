@@ -16,7 +16,7 @@ from vmkit.progress import Note, Reporter, Started, silent
 from vmkit.system.interrupts import deferred
 from vmkit.system.journal import Entry, journalled
 from vmkit.values import Bytes
-from vmkit.vm import limiting, reservations, xml, xml_devices, xml_limits
+from vmkit.vm import limiting, reservations, xml_devices, xml_limits
 from vmkit.vm.change import plug, rollback
 from vmkit.vm.change.designing import design_of, dimm, limit_change, text_of, whole
 from vmkit.vm.change.edit import SCSI_CONTROLLER, Parts, edited, rewired
@@ -39,6 +39,7 @@ from vmkit.vm.change.model import (
 from vmkit.vm.change.shape import Have, disks_of, effective_disks, nics_of
 from vmkit.vm.metadata import NAMESPACE, to_text
 from vmkit.vm.spec import dump
+from vmkit.vm.xml_volumes import volume_xml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -278,7 +279,7 @@ class _Session:
         name = next(n for i in numbers if (n := f"{self.domain.name}-{i}.qcow2") not in there)
         base = place(host, self.ready.images[backing], self.reporter).disk if backing else None
         self.entry.advance("volumes", made=[*self.entry.record.data["made"], name])
-        pool.create(xml.volume_xml(name, size, base))
+        pool.create(volume_xml(name, size, base))
         self.volumes.append(name)
         return name
 

@@ -30,7 +30,7 @@ from vmkit.vm.console_log import read_or_nothing
 from vmkit.vm.machine import Vm
 from vmkit.vm.many import Outcome
 from vmkit.vm.readiness import Ready
-from vmkit.vm.xml import volume_xml
+from vmkit.vm.xml_volumes import raw_xml, volume_xml
 
 Checkpoint = Callable[[], None]
 
@@ -171,7 +171,7 @@ def copy_disk(host: Host, pool: Pool, disk: CopyDisk) -> None:
     """
     if disk.backing is None:
         size = pool.size(disk.source)[0]
-        pool.copy(disk.source, moments.raw_xml(disk.volume, size) if disk.raw else volume_xml(disk.volume, size, None))
+        pool.copy(disk.source, raw_xml(disk.volume, size) if disk.raw else volume_xml(disk.volume, size, None))
     elif moments.local(host, pool):
         copy_with_head(pool.folder / disk.source, pool.folder / disk.volume, b"")
     else:

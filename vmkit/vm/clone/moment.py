@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from xml.etree import ElementTree as ET
 
 from vmkit.errors import VmkitError
 from vmkit.hypervisor import newcomers
@@ -23,6 +22,7 @@ from vmkit.vm.clone.plan import Copy, kept
 from vmkit.vm.clone.save_file import HEADER, SaveHead, head_length
 from vmkit.vm.console_log import log_name
 from vmkit.vm.metadata import Remembered
+from vmkit.vm.xml_volumes import raw_xml
 
 CONSOLE_LIMIT: Final = 1 << 20
 """Bytes of the source's console that a copy's console begins with."""
@@ -128,18 +128,6 @@ def put(host: Host, pool: Pool, name: str, data: bytes) -> None:
         pool.delete(name)
     pool.create(raw_xml(name, len(data)))
     pool.write_at(name, 0, data)
-
-
-def raw_xml(name: str, size: int) -> str:
-    """XML of a raw volume of `size` bytes that nobody but root reads."""
-    root = ET.Element("volume")
-    ET.SubElement(root, "name").text = name
-    ET.SubElement(root, "capacity", unit="bytes").text = str(size)
-    ET.SubElement(root, "allocation", unit="bytes").text = "0"
-    target = ET.SubElement(root, "target")
-    ET.SubElement(target, "format", type="raw")
-    ET.SubElement(ET.SubElement(target, "permissions"), "mode").text = "0600"
-    return ET.tostring(root, encoding="unicode")
 
 
 def _rewritten(pool: Pool, moment: Moment, copy: Copy, xml: str, moved: Mapping[str, str] | None) -> str:

@@ -36,7 +36,7 @@ from vmkit.vm.clone.plan import Copy, CopyDisk, SourceFacts, check_names, check_
 from vmkit.vm.clone.source import frozen
 from vmkit.vm.machine import Vm
 from vmkit.vm.many import Outcome
-from vmkit.vm.xml import volume_xml
+from vmkit.vm.xml_volumes import raw_xml, volume_xml
 
 FORMAT: Final = 1
 """Version of the file that goes with a saved memory."""
@@ -259,7 +259,7 @@ def start(
             domain = moments.define(host, pool, moment, copy, moved=_moved(design, placed))
             for disk in copy.disks:
                 size = design.saved.blanks[disk.path] if disk.raw else design.saved.size
-                raw = moments.raw_xml(disk.volume, size)
+                raw = raw_xml(disk.volume, size)
                 pool.create(raw if disk.raw else volume_xml(disk.volume, size, placed.disk))
             moments.start(host, pool, domain, moment, copy, checkpoint, moved=_moved(design, placed))
             ledger.finished(copy)
