@@ -62,6 +62,7 @@ _BUILD_ID = re.compile(r"[0-9a-f]{16,128}\Z")
 _CVE = re.compile(r"CVE-\d{4}-\d{4,19}\Z", re.ASCII)
 _SYMBOL = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$@]{0,511})(?:\+(0x[0-9a-fA-F]{1,8}|\d{1,9}))?\Z", re.ASCII)
 _ADDRESS = re.compile(r"(-?)(?:0x)?([0-9a-fA-F]{1,16})\Z", re.ASCII)
+_HEX = re.compile(r"[0-9a-fA-F]+\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _RANGE = re.compile(r"(-?)0x([0-9a-f]{1,16})\+0x([0-9a-f]{1,8})\Z", re.ASCII)
 _MSGSPEC_PATH = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
@@ -90,7 +91,11 @@ class Pattern:
             raise SpecError(f"more than {LENGTH_LIMIT} bytes", path=path, hint="split it into several edits")
         values = bytearray()
         known = []
-        for token in text.split():
+        tokens = text.split()
+        if _HEX.match(joined := "".join(tokens)) and not any(len(t) % 2 for t in tokens):
+            values, tokens = bytearray.fromhex(joined), []  # new code may be long
+            known = [True] * len(values)
+        for token in tokens:
             for i in range(0, len(token), 2):
                 pair = token[i : i + 2]
                 if not re.fullmatch(r"[0-9a-fA-F]{2}|\?\?", pair, re.ASCII):
