@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from vmkit.errors import CancelledError, DeadlineError, EffectError, IndeterminateError, RefusedError
 from vmkit.hypervisor.domain import DomainState, JobStats
 from vmkit.hypervisor.migration import Sighting
+from vmkit.migrate.failing import failure
 from vmkit.migrate.outcome import Action, Intent, Place, Seen, Verdict, classify, decide
 from vmkit.migrate.recovery import intent_of, no_resume
-from vmkit.migrate.session import Stop, StopReason, Transfer, failure
+from vmkit.migrate.session import Stop, StopReason, Transfer
 from vmkit.migrate.settle import Settled
 
 INTENT = Intent(was_paused=False, persistent=True, target_defined=False)

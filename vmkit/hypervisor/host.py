@@ -47,12 +47,13 @@ class Host:
         self.handle = handle
 
     @classmethod
-    def connect(cls, uri: str | None = None, *, events: bool = False) -> Self:
+    def connect(cls, uri: str | None = None, *, events: bool = False, keep_alive: bool = True) -> Self:
         """Open a connection.
 
         Args:
             uri: libvirt URI; None means `default_uri()`.
             events: run libvirt's event loop in a thread, as streams, callbacks and keep-alive need.
+            keep_alive: with it, notice a host that has fallen silent, after 35 s.
 
         Raises:
             SpecError: the URI is not one that libvirt knows.
@@ -75,7 +76,7 @@ class Host:
             handle = libvirt.open(uri)
         except libvirt.libvirtError as e:
             raise _connect_error(uri, e) from e
-        if events:
+        if events and keep_alive:
             with contextlib.suppress(libvirt.libvirtError):  # local and test drivers have none
                 handle.setKeepAlive(5, 6)
         return cls(uri, handle)

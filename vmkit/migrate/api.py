@@ -12,6 +12,8 @@ from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableErro
 from vmkit.migrate import carry, copying, record, recovery
 from vmkit.migrate.control import Steering, Terms
 from vmkit.migrate.facts import GuestFacts, has_userfaultfd, observe_guest, observe_host, observe_target
+from vmkit.migrate.failing import failure
+from vmkit.migrate.line import Ends, line
 from vmkit.migrate.locks import vm_lock
 from vmkit.migrate.modes import Mode, Ways, check_wish, ways
 from vmkit.migrate.outcome import Intent, Place
@@ -24,13 +26,14 @@ from vmkit.migrate.probe import Prober, probing
 from vmkit.migrate.record import Accuracy, Outcome
 from vmkit.migrate.replay import Recording, Replayed, load, replay_all, save
 from vmkit.migrate.report import MigrationReport, made, outcome
-from vmkit.migrate.session import Steer, Stop, StopReason, Transfer, failure, transfer, unbreakable
+from vmkit.migrate.session import Steer, Stop, StopReason, Transfer, transfer, unbreakable
 from vmkit.migrate.settle import CONNECT_S, Reach, Settled, bounded, settle
 from vmkit.migrate.storage import both_write, copies, mirrored
 from vmkit.migrate.transport import check_carriage
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Note, Reporter, Started, silent
 from vmkit.system.clock import stopwatch
+from vmkit.system.fuse import folder_name
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.domain import Domain, JobStats
@@ -127,9 +130,11 @@ class Migrations:
             source = stack.enter_context(bounded(lambda: Host.connect(source_uri, events=True), CONNECT_S, source_uri))
             domain = source.domain(name)
             stack.enter_context(vm_lock(domain.name, domain.uuid))
-            where = {"uuid": domain.uuid, "source": source.uri, "target": to}
+            fuses = {"fuses": [folder_name(), folder_name()]}
+            where = {"uuid": domain.uuid, "source": source.uri, "target": to, **fuses}
             entry = stack.enter_context(journalled("migrate", domain.name, recovery.UNTOUCHED, **where))
             target = stack.enter_context(_target(to))
+            ends = stack.enter_context(line(source.uri, target.uri, fuses["fuses"][0]))
             case, open_ways = self._checked(request, domain, target, reporter)
             ahead = look_ahead(request, case, open_ways, domain, reporter)
             if why := impossible(ahead.expected, ahead.terms):
@@ -140,7 +145,7 @@ class Migrations:
             prober = stack.enter_context(probing(request.probe))
             road = stack.enter_context(carry.road_for(request.carriage, source.uri, target.uri))
             told = unbreakable(reporter)
-            return _carry_out(request, case, ahead, domain, target, entry, prober, road, told, cancelled)
+            return _carry_out(request, case, ahead, domain, target, entry, prober, road, ends, told, cancelled)
 
     def stats(self) -> Accuracy:
         """How good the predictions of this machine's migrations have been."""
@@ -181,6 +186,7 @@ def _carry_out(
     entry: Entry,
     prober: Prober | None,
     road: Road | None,
+    ends: Ends,
     reporter: Reporter,
     cancelled: Callable[[], bool],
 ) -> MigrationReport:
@@ -219,7 +225,12 @@ def _carry_out(
             same_storage=shared,
             deadline=request.deadline,
             steer=Steer(
-                Steering(ahead.terms), _options(request, case, ahead, road), lambda: _advance(entry, "post-copy"), road
+                Steering(ahead.terms),
+                _options(request, case, ahead, road),
+                lambda: _advance(entry, "post-copy"),
+                road,
+                ends,
+                entry.record.data["fuses"][1],
             ),
             wish=wish,
             reporter=reporter,
@@ -229,8 +240,13 @@ def _carry_out(
         try:
             settled = _conclude(case, intent, entry, state, here, there, request.deadline, reporter)
             arrived = True
-            completed = _completed(there, guest.uuid)
-            recovery.finish_definition(there, guest.uuid, entry.record.data)
+            with contextlib.suppress(VmkitError):  # figures, without which it has arrived all the same
+                completed = _completed(there, guest.uuid)
+            try:
+                recovery.finish_definition(there, guest.uuid, entry.record.data)
+            except VmkitError as e:  # the next command does it
+                entry.keep = True
+                settled = replace(settled, trouble=(*settled.trouble, f"its definition is not complete yet: {e}"))
             probed = prober.finish() if prober else None
         finally:
             here.close()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vmkit import errors
 from vmkit.errors import EffectError, VmkitError
 from vmkit.system.companion import Companion
+from vmkit.system.fuse import folder_name
 from vmkit.system.tunnel import Road, carried
 
 if TYPE_CHECKING:
@@ -81,11 +82,20 @@ class Keeper:
 
 
 def order(
-    source: str, target: str, uuid: str, arguments: dict[str, Any], options: Options, road: Road | None = None
+    source: str,
+    target: str,
+    uuid: str,
+    arguments: dict[str, Any],
+    options: Options,
+    road: Road | None = None,
+    fuse: str = "",
 ) -> dict[str, Any]:
-    """What the process has to be told; `arguments` are those of `migrate_live`, `road` is a tunnel to open."""
+    """What the process has to be told; `arguments` are those of `migrate_live`, `road` is a tunnel to open.
+
+    `fuse` is a folder for its connections.
+    """
     tunnel = None if road is None else road.plain()
-    call = {"call": arguments, "options": asdict(options), "road": tunnel}
+    call = {"call": arguments, "options": asdict(options), "road": tunnel, "fuse": fuse or folder_name()}
     return {"source": source, "target": target, "uuid": uuid, **call}
 
 
@@ -138,11 +148,11 @@ def serve() -> None:
 
 
 def _hold(told: dict[str, Any], obey: Callable[[Callable[[], None]], None]) -> None:
-    from vmkit.hypervisor.host import Host
     from vmkit.hypervisor.migration import Options, migrate_live, start_postcopy
+    from vmkit.migrate.line import connected
 
     road = Road.parse(told["road"]) if told["road"] else None
-    with Host.connect(told["source"], events=True) as source, Host.connect(told["target"], events=True) as target:
+    with connected(told["source"], told["target"], told["fuse"]) as (source, target):
         domain = source.domain(told["uuid"])
         threading.Thread(target=obey, args=(lambda: start_postcopy(domain),), daemon=True).start()
         with carried(road):

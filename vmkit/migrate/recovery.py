@@ -14,6 +14,7 @@ from vmkit.migrate.locks import vm_lock
 from vmkit.migrate.outcome import Intent, Place
 from vmkit.migrate.settle import Reach, Settled, settle
 from vmkit.progress import Note, Reporter, silent
+from vmkit.system.fuse import swept
 
 if TYPE_CHECKING:
     from vmkit.system.journal import Entry
@@ -52,6 +53,8 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
     name, data = entry.record.subject, entry.record.data
     head = f"a migration of {name} was cut off"
     intent = intent_of(entry.record.phase, data)
+    for folder in data.get("fuses", ()):
+        swept(folder)
     if not intent.touched:
         return f"{head} before it touched anything"
     uuid, here, there = data["uuid"], data["source"], data["target"]

@@ -10,24 +10,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from vmkit.errors import (
-    CancelledError,
-    DeadlineError,
-    EffectError,
-    IndeterminateError,
-    RefusedError,
-    UnreachableError,
-    VmkitError,
-)
+from vmkit.errors import VmkitError
 from vmkit.migrate.control import AllowDowntime, Decision, GiveUp, Look, Policy, PostCopy
 from vmkit.migrate.disks import DiskWatch
 from vmkit.migrate.keeper import Keeper, order
-from vmkit.migrate.outcome import Place
+from vmkit.migrate.line import Ends
 from vmkit.migrate.replay import Made, describe
-from vmkit.migrate.settle import Settled
 from vmkit.progress import Advanced, Event, Finished, Note, Reporter, Started
 from vmkit.system.clock import Deadline, stopwatch
-from vmkit.values import Bytes, show_duration
+from vmkit.values import Bytes
 
 if TYPE_CHECKING:
     from vmkit.hypervisor.domain import Domain, JobStats
@@ -37,6 +28,8 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.2
 ABORT_PATIENCE_S: Final = 90.0
+STALL_S: Final = 15.0
+"""A link that was down for three seconds goes on within seven (TCP waits twice as long after each attempt)."""
 STEP: Final = "transfer"
 _HANDOVER_S: Final = 5.0
 
@@ -115,12 +108,16 @@ class Steer:
         options: how the memory goes across.
         on_switch: called before the switch to post-copy, which cannot be taken back.
         road: the tunnel that the options lead through; None for none.
+        ends: the connections that the call goes by, if not by those of the domain and the target.
+        fuse: folder for those of the process that holds a post-copy.
     """
 
     policy: Policy
     options: Options
     on_switch: Callable[[], None] = lambda: None
     road: Road | None = None
+    ends: Ends = lambda: None
+    fuse: str = ""
 
 
 def transfer(
@@ -158,10 +155,12 @@ def transfer(
     switch: Callable[[], None] = partial(start_postcopy, domain)
 
     def call() -> None:
+        ends = steer.ends()
+        here, there = (domain, target) if ends is None else (ends[0].domain(domain.uuid), ends[1])
         with carried(steer.road):
             migrate_live(
-                domain,
-                target,
+                here,
+                there,
                 persistent=persistent,
                 bandwidth=bandwidth,
                 same_storage=same_storage,
@@ -170,7 +169,9 @@ def transfer(
 
     if steer.options.post_copy:
         arguments = {"persistent": persistent, "bandwidth": bandwidth, "same_storage": same_storage}
-        keeper = Keeper(order(domain.host.uri, target.uri, domain.uuid, arguments, steer.options, steer.road))
+        keeper = Keeper(
+            order(domain.host.uri, target.uri, domain.uuid, arguments, steer.options, steer.road, steer.fuse)
+        )
         call, switch = keeper.migrate, keeper.switch
 
     def work() -> None:
@@ -217,6 +218,8 @@ class _Watch:
     _patience: Deadline | None = None
     _to_switch: PostCopy | None = None
     _sent: int = 0
+    _mark: tuple[int, ...] = ()
+    _still: Deadline | None = None
 
     def run(self) -> None:
         while not _joined(self.thread):
@@ -230,7 +233,7 @@ class _Watch:
                 if stats.total and self.state.stop is None:
                     self._steer(Look.of(self.disks.clock(), stats))
             if self.state.switched is None:
-                self._end_early()
+                self._end_early(stats)
             elif self._hangs(stats):
                 return
             if self._patience is not None and self.state.switched is None:
@@ -242,12 +245,26 @@ class _Watch:
                 ):  # between two phases is nothing to abort: the next turn tries again
                     self.domain.abort_job()
 
-    def _end_early(self) -> None:
+    def _end_early(self, stats: JobStats | None) -> None:
         if self.state.stop is None:
-            self.state.stop = self.wish() or (Stop(StopReason.DEADLINE) if self.limit.passed else None)
+            late = Stop(StopReason.DEADLINE) if self.limit.passed else None
+            self.state.stop = self.wish() or late or self._stalls(stats)
         if self.state.stop is not None and self._patience is None:
             self._patience = Deadline(ABORT_PATIENCE_S)
             self.reporter(Note("giving the transfer up; the VM stays where it is"))
+
+    def _stalls(self, stats: JobStats | None) -> Stop | None:
+        """Whether it stands still: then the guest may too, and nobody but the one who looks on ends that."""
+        hint = "see that both hosts reach each other, and this machine both; then try again"
+        if not self.target.alive:
+            return Stop(StopReason.GAVE_UP, "the target does not answer any more", hint)
+        disks = int(stats.raw.get("disk_processed", 0)) if stats else 0
+        mark = (stats.processed, stats.iteration, disks) if stats and (stats.total or disks) else ()
+        if mark != self._mark or self._still is None:
+            self._mark, self._still = mark, Deadline(STALL_S)
+        elif mark and self._still.passed:
+            return Stop(StopReason.GAVE_UP, f"nothing has been sent for {STALL_S:g} s", hint)
+        return None
 
     def _steer(self, look: Look) -> None:
         self.state.looks.append(look)
@@ -359,58 +376,3 @@ def _progress(s: JobStats) -> Advanced:
     if s.downtime_ms is not None and s.total:
         parts.append(f"downtime {s.downtime_ms} ms expected")
     return Advanced(STEP, s.processed, (s.processed + s.remaining) or None, ", ".join(parts))
-
-
-def failure(name: str, state: Transfer, settled: Settled, *, source: str, target: str, deadline: float) -> VmkitError:
-    """The error of a transfer that did not end with the VM at the target. Pure."""
-    verdict = settled.verdict
-    look = f"look at both: virsh -c '{source}' domstate {name} --reason; virsh -c '{target}' domstate {name} --reason"
-    if verdict.place is Place.SPLIT:
-        return IndeterminateError(
-            f"the migration of {name} is cut off: {verdict.why}",
-            hint="stop neither; mend the network between them, then: vmkit jobs resolve",
-            details=(*((state.error.message,) if state.error else ()), *settled.trouble),
-        )
-    if verdict.place in (Place.UNKNOWN, Place.WAIT):
-        return IndeterminateError(
-            f"the outcome of the migration of {name} is not known: {verdict.why}",
-            hint=f"{look}; then: vmkit jobs resolve",
-            details=(*((state.error.message,) if state.error else ()), *settled.trouble),
-        )
-    if verdict.place is Place.NOWHERE:
-        return EffectError(
-            f"the migration of {name} failed: {verdict.why}", left="no copy runs", hint=f"start it: vmkit start {name}"
-        )
-    stays = f"the VM runs on at {source}" if settled.source.name == "RUNNING" else f"the VM is still at {source}"
-    if state.stop is not None and state.stop.reason is StopReason.DEADLINE:
-        return DeadlineError(
-            f"the migration of {name} was given up after {show_duration(deadline)}; {stays}",
-            hint="give it more time (--deadline), a higher --max-downtime, or more --bandwidth",
-            details=(_why_slow(state),),
-        )
-    if state.stop is not None and state.stop.reason is StopReason.GAVE_UP:
-        text = f"the migration of {name} was given up: {state.stop.by}"
-        if state.stop.late:
-            return DeadlineError(f"{text}; {stays}", hint=state.stop.hint or None, details=(_why_slow(state),))
-        return EffectError(text, left=stays, hint=state.stop.hint or None)
-    if state.stop is not None:
-        return CancelledError(f"the migration of {name} was cancelled by {state.stop.by}; {stays}")
-    error = state.error
-    if isinstance(error, CancelledError):
-        return CancelledError(f"the migration of {name} was aborted by another program; {stays}")
-    if isinstance(error, RefusedError) and not isinstance(error, UnreachableError) and not settled.done:
-        return error
-    text = error.message if error else "it ended without an error and without the VM at the target"
-    said = error.details if error else ()
-    return EffectError(f"the migration of {name} failed: {text}", left=stays, details=(*said, *settled.trouble))
-
-
-def _why_slow(state: Transfer) -> str:
-    s = state.last
-    if s is None:
-        return "no memory had been sent by then"
-    left = f"{Bytes(s.remaining)} were still to be sent in round {s.iteration}"
-    if s.iteration < 2:
-        return f"{left}, the first pass over the memory, at {Bytes(s.bandwidth)}/s"
-    verdict = ": it would never have ended" if s.bandwidth and s.dirty_rate >= s.bandwidth else ""
-    return f"{left}; {Bytes(s.dirty_rate)}/s became dirty, {Bytes(s.bandwidth)}/s could be sent{verdict}"
