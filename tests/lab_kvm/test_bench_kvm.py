@@ -23,7 +23,7 @@ LEFT = f"""
     cat /sys/bus/pci/devices/{PF}/sriov_numvfs
     ip -o link show vmkit-bench0 2>/dev/null || true
     virsh list --all --name
-    find /var/lib/vmkit/jobs /run/vmkit/devices -type f 2>/dev/null | sort
+    find /var/lib/vmkit/jobs /run/vmkit/devices -type f ! -name .lock 2>/dev/null | sort
 """
 """What a measurement with the card changes on a host."""
 
@@ -118,12 +118,10 @@ def test_virtio_vhost_and_a_virtual_function_side_by_side(kvm_host: KvmHost, ben
 
 
 BOUND = "ls /sys/bus/pci/drivers/vfio-pci 2>/dev/null | grep -q ^0000:"
-MEASURING = "ip -o -4 addr show dev pf0 | grep -q 169.254"
 
 
-@pytest.mark.parametrize("moment", [BOUND, MEASURING])
 def test_a_card_that_a_killed_bench_used_is_given_back_by_the_next_command(
-    kvm_host: KvmHost, bench_image: Image, moment: str
+    kvm_host: KvmHost, bench_image: Image
 ) -> None:
     bring(kvm_host, bench_image)
     before = kvm_host.sh(LEFT).stdout
@@ -131,7 +129,7 @@ def test_a_card_that_a_killed_bench_used_is_given_back_by_the_next_command(
         vmkit bench host --workloads network --modes kvm-nested,vf --seconds 60 >/tmp/bench 2>&1 &
         pid=$!
         for i in $(seq 3000); do
-          {moment} && break
+          {BOUND} && break
           kill -0 $pid || {{ cat /tmp/bench; exit 1; }}
           sleep 0.1
         done
@@ -143,5 +141,4 @@ def test_a_card_that_a_killed_bench_used_is_given_back_by_the_next_command(
     done = kvm_host.sh(script, timeout=900)
     assert done.stdout.split() == ["1"]
     assert "took the virtual function of pf0 away" in done.stderr
-    assert ("removed the address 169.254." in done.stderr) is (moment == MEASURING)
     assert kvm_host.sh(LEFT).stdout == before
