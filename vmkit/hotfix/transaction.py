@@ -19,6 +19,7 @@ from vmkit.errors import CancelledError, DeadlineError, EffectError, VmkitError
 from vmkit.hotfix.verify import Page, Span, Write, spans_of
 from vmkit.system.clock import Deadline
 from vmkit.system.interrupts import deferred
+from vmkit.system.priority import hurried
 
 STEPS: Final = (
     *("record", "journal", "room", "pause", "stop", "compare", "write"),
@@ -170,7 +171,8 @@ class Transaction:
 
     def _run(self, interrupted: Callable[[], str | None]) -> None:
         failure: BaseException | None = None
-        with ThreadPoolExecutor(max_workers=min(CALLS_AT_ONCE, max(1, len(self._guests)))) as pool:
+        workers = min(CALLS_AT_ONCE, max(1, len(self._guests)))
+        with hurried(), ThreadPoolExecutor(max_workers=workers) as pool:  # guests stand while this machine is busy
             try:
                 for change in self._changes:
                     change.image.prepare(spans_of(change.writes, change.clear))
