@@ -68,17 +68,24 @@ def micro(home: Path) -> Image:
         return images.build_micro()
 
 
+def built_debian(release: str) -> Image:
+    """A Debian as vmkit builds it, built once, unless $VMKIT_TEST_IMAGES names a folder of images that has it."""
+    name, images = f"debian-{release}", Client().images
+    ready = Path(os.environ.get("VMKIT_TEST_IMAGES", "/nowhere"), name)
+    place = Path(os.environ["VMKIT_HOME"], "images", name)
+    if ready.exists() and not place.exists():
+        shutil.copytree(ready, place)
+    try:
+        return images.get(name)
+    except VmkitError:
+        return images.build_debian(release)
+
+
 @pytest.fixture(scope="package")
 def debian(home: Path) -> Image:
-    """Debian as vmkit builds it, built once, unless $VMKIT_TEST_IMAGES names a folder of images that has it."""
-    images = Client().images
-    for ready in Path(os.environ.get("VMKIT_TEST_IMAGES", "/nowhere")).glob("debian*"):
-        if not (home / "images" / ready.name).exists():
-            shutil.copytree(ready, home / "images" / ready.name)
-    try:
-        return images.get("debian")
-    except VmkitError:
-        return images.build_debian()
+    """The Debian that most tests take."""
+    assert home
+    return built_debian("13")
 
 
 @pytest.fixture(scope="package")
