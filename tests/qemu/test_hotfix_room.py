@@ -165,12 +165,13 @@ def test_a_call_leaves_no_trace_in_the_thread_that_makes_it(place: Place) -> Non
 @pytest.mark.parametrize("action", ["apply", "revert"])
 def test_a_kill_at_each_request_of_the_call(place: Place, action: str) -> None:
     """While the process maps memory or gives it back: it goes on, and the next command puts all right."""
-    code = place.server.code()
+    code, kills = place.server.code(), 0
     # In the short run each third, of the revert the others.
     for number in range(1 + (action == "revert"), 60, 1 if os.environ.get("VMKIT_CAMPAIGN") else 3):
         if action == "revert":
             place.fixes.apply(place.patch)
         done = not killed(place, action, number)
+        kills += not done
         alive(place)
         list(recover_all())
         assert place.remember() in ("7", "1007")
@@ -179,6 +180,7 @@ def test_a_kill_at_each_request_of_the_call(place: Place, action: str) -> None:
         assert place.server.code() == code
         if done:
             break
+    print(f"\n{action}: {kills} kills on the way")
     assert done
     assert number > 10
 
