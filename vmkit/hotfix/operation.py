@@ -105,13 +105,18 @@ def transact(
         hook("note-written")
         # All is done and verified: a disk that is full from here on is no failure. The entry's removal needs no space,
         # and a record of what was reverted does no harm.
+        noted = False
         with suppress(VmkitError):
             entry.advance("written")
+            noted = True
+        if noted:
             hook("tidy")
             tidy(chosen)
         hook("finish")
         remember(action, patch.id, [i.process for i in chosen], files, reporter)
         entry.keep = False
+    if not noted:  # as long as the entry said that it is not done, what it is undone with had to stay
+        tidy(chosen)
     if not history.note(what or _DONE[action], patch.id, uri, [i.label for i in chosen]):
         reporter(Note("it could not be written into the history of hotfixes", warning=True))
     pauses = transaction.outcome.pause_ms
