@@ -14,8 +14,8 @@ from vmkit.system.udp import UdpPeer
 TICK_S = 0.1
 AWAKE_NS = 1_000_000
 """A guest that counts a hundred times a second takes more than this in a tick; one that stands still takes nothing."""
-BEGUN_NS = 4_000_000
-"""What a vCPU takes before it runs anything, at most; 0.8 to 1.5 ms were seen."""
+BEGUN_NS = 20_000_000
+"""What a vCPU takes before it runs anything, at most; 0.8 to 1.5 ms were seen, and 6 ms on a busy machine."""
 
 
 def processes_in(init: int, command: str, word: str = "") -> list[int]:
