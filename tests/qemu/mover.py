@@ -92,7 +92,7 @@ class Mover:
 
     def guest(self, *argv: str) -> str:
         with Client(self.source) as client:
-            return client.vms.get(self.name).guest_exec(list(argv)).stdout
+            return client.vms.get(self.name).guest_exec(list(argv), timeout=240.0).stdout
 
     # -- vmkit, as another process
 
