@@ -14,17 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.qemu.conftest import OWN
+from tests.qemu.conftest import hosts_apart
 from tests.qemu.faults import CELLS, Arena, Fault, Phase, Trial, strike
 from vmkit.client import Client
-from vmkit.hypervisor.host import Host
 from vmkit.image.manifest import Image
 from vmkit.image.place import POOL
-from vmkit.lab.api import Lab, Labs
+from vmkit.lab.api import Lab
 from vmkit.system.journal import records, remove
 
-FOLDER = "/var/lib/libvirt/apart"
-POOL_XML = f"<pool type='dir'><name>{POOL}</name><target><path>{FOLDER}</path></target></pool>"
 SEED = int(os.environ.get("VMKIT_CAMPAIGN_SEED", "1"))
 ROUNDS = int(os.environ.get("VMKIT_CAMPAIGN_ROUNDS", "2"))
 TRIALS = [(*c, SEED + i) for i in range(ROUNDS) for c in CELLS]
@@ -33,17 +30,9 @@ TRIALS.sort(key=lambda t: (t[2], t[1] is Fault.LINK_LOST))  # those take a minut
 
 @pytest.fixture(scope="module")
 def apart(micro: Image) -> Iterator[Lab]:
-    """Two hosts whose pool is in a folder of their own each."""
-    labs = Labs()
-    lab = labs.up("pair", name=f"{OWN}-faults")
-    for each in lab.hosts:
-        with Host.connect(each.uri) as host:
-            shared = host.pool(POOL)
-            shared.handle.destroy()
-            shared.handle.undefine()
-            host.define_pool(POOL_XML)
-    yield lab
-    labs.down(lab.name)
+    """Two hosts that share no storage."""
+    with hosts_apart("faults") as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")

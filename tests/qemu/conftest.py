@@ -9,13 +9,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from vmkit.client import Client
 from vmkit.errors import VmkitError
+from vmkit.hypervisor.host import Host
 from vmkit.image.manifest import Image
+from vmkit.image.place import POOL
 from vmkit.lab.api import Lab, Labs
 from vmkit.vm.api import Created
 from vmkit.vm.machine import Vm
@@ -26,6 +29,9 @@ HERE = Path(__file__).parent
 OWN = f"t{os.getpid()}"
 """Prefix of the names of this session's labs; what is left behind is recognised by it."""
 
+
+APART = "/var/lib/libvirt/apart"
+"""Folder of a pool that lab hosts do not share: each has a /var/lib/libvirt of its own."""
 
 DEBIAN_VM = "debian-vm"
 """Name of the VM that several files of this tier share."""
@@ -143,6 +149,21 @@ def pair(home: Path) -> Iterator[Lab]:
     """Two hosts, for the whole tier."""
     labs = Labs()
     lab = labs.up("pair", name=f"{OWN}-pair")
+    yield lab
+    labs.down(lab.name)
+
+
+@contextmanager
+def hosts_apart(name: str) -> Iterator[Lab]:
+    """Two more hosts, whose pool is in a folder of their own each."""
+    labs = Labs()
+    lab = labs.up("pair", name=f"{OWN}-{name}")
+    for each in lab.hosts:
+        with Host.connect(each.uri) as host:
+            shared = host.pool(POOL)
+            shared.handle.destroy()
+            shared.handle.undefine()
+            host.define_pool(f"<pool type='dir'><name>{POOL}</name><target><path>{APART}</path></target></pool>")
     yield lab
     labs.down(lab.name)
 

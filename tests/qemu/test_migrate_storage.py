@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.qemu.conftest import OWN
+from tests.qemu.conftest import APART, hosts_apart
 from tests.qemu.mover import Mover, jobs, vmkit
 from vmkit.client import Client
 from vmkit.errors import CancelledError
@@ -17,14 +17,11 @@ from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.migration import adopt, find
 from vmkit.image.manifest import Image
 from vmkit.image.place import POOL
-from vmkit.lab.api import Lab, Labs
+from vmkit.lab.api import Lab
 from vmkit.migrate.copying import PHASE
 from vmkit.progress import Advanced, Event, Finished
 from vmkit.system.journal import records
 
-FOLDER = "/var/lib/libvirt/apart"
-"""Each lab host has a /var/lib/libvirt of its own."""
-POOL_XML = f"<pool type='dir'><name>{POOL}</name><target><path>{FOLDER}</path></target></pool>"
 WRITER = """
 n=0
 while [ ! -e /tmp/stop ]; do
@@ -49,17 +46,9 @@ rm -f /tmp/slot.* /tmp/stop /tmp/stopped
 
 @pytest.fixture(scope="module")
 def apart(micro: Image) -> Iterator[Lab]:
-    """Two hosts whose pool is in a folder of their own each."""
-    labs = Labs()
-    lab = labs.up("pair", name=f"{OWN}-apart")
-    for each in lab.hosts:
-        with Host.connect(each.uri) as host:
-            shared = host.pool(POOL)
-            shared.handle.destroy()
-            shared.handle.undefine()
-            host.define_pool(POOL_XML)
-    yield lab
-    labs.down(lab.name)
+    """Two hosts that share no storage."""
+    with hosts_apart("apart") as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +102,7 @@ def test_a_disk_under_writes_arrives_identical(mover: Mover) -> None:
     pool = mover.hosts[1 - at].pool(POOL)
     assert pool.size("carried-0.qcow2")[0] == 256 * 2**20
     assert pool.size("carried-0.qcow2")[1] < 64 * 2**20  # only what is in use was copied
-    assert str(pool.backing("carried-0.qcow2")).startswith(FOLDER)
+    assert str(pool.backing("carried-0.qcow2")).startswith(APART)
     there = next(s for s in mover.sightings() if s is not None)
     assert (there.persistent, there.autostart) == (True, True)
 
@@ -179,12 +168,12 @@ def test_a_medium_and_a_raw_disk_of_another_tool(apart: Lab) -> None:
     with Host.connect(apart.hosts[0].uri) as one, Host.connect(apart.hosts[1].uri) as two:
         for name, data in content.items():
             one.pool(POOL).write(name, data)
-        domain = adopt(one, FOREIGN.format(folder=FOLDER))
+        domain = adopt(one, FOREIGN.format(folder=APART))
         try:
             domain.start()
             with Client(one.uri) as client:
                 report = client.migrations.migrate("foreign-disks", two.uri, deadline=300.0)
-            assert sorted(report.copied) == [f"{FOLDER}/data.raw", f"{FOLDER}/medium.iso"]
+            assert sorted(report.copied) == [f"{APART}/data.raw", f"{APART}/medium.iso"]
             assert any("data.raw stays at the source" in w for w in report.warnings)
             moved = two.domain("foreign-disks")
             assert moved.state() is DomainState.RUNNING
