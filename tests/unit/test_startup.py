@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,20 @@ def test_list_does_not_load_what_it_does_not_use() -> None:
     code, slow, text = loaded("-c", "test:///default", "list")
     assert code == 0, text
     assert set(slow) <= {"libvirt", "libvirtmod"}
+
+
+INTERRUPTED = """
+from vmkit.cli import main
+def interrupted(**_):
+    exec("raise KeyboardInterrupt")
+main.cli.main = interrupted
+main.main()
+"""
+
+
+def test_ctrl_c_while_python_evaluates_text_ends_with_its_code_and_not_by_the_signal(tmp_path: Path) -> None:
+    (tmp_path / "evaluating.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, "-m", "evaluating"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
