@@ -130,15 +130,21 @@ def test_the_dialler_says_who_does_not_answer() -> None:
 # -- certificates
 
 
-def certificate(*names: str, days: int = 30) -> str:
-    key = Ed25519PrivateKey.generate()
+AUTHORITY = Ed25519PrivateKey.generate()
+
+
+def certificate(
+    *names: str, days: int = 30, own: Ed25519PrivateKey | None = None, by: Ed25519PrivateKey = AUTHORITY
+) -> str:
+    """One that `by` issued for a key of its own."""
+    key = own or Ed25519PrivateKey.generate()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "h2")])
     made = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
     made = made.serial_number(7).not_valid_before(NOW - timedelta(days=90)).not_valid_after(NOW + timedelta(days=days))
     if names:
         known = [x509.IPAddress(ip_address(n)) if n[0].isdigit() else x509.DNSName(n) for n in names]
         made = made.add_extension(x509.SubjectAlternativeName(known), critical=False)
-    return made.sign(key, None).public_bytes(serialization.Encoding.PEM).decode()
+    return made.sign(by, None).public_bytes(serialization.Encoding.PEM).decode()
 
 
 def printed(files: dict[str, str], address: str = "") -> str:
@@ -147,7 +153,8 @@ def printed(files: dict[str, str], address: str = "") -> str:
     return text + "".join(f"file {name}\n{body}\n" for name, body in files.items() if not name.endswith("key.pem"))
 
 
-CA = certificate()
+CA = certificate(own=AUTHORITY)
+STRANGER = Ed25519PrivateKey.generate()
 OURS = {"ca-cert.pem": CA, "client-cert.pem": certificate(), "client-key.pem": ""}
 
 
@@ -174,7 +181,21 @@ def test_certificates_that_will_do() -> None:
         ({"ca-cert.pem": CA}, theirs(certificate("h2.example")), "the source lacks client-cert.pem, client-key.pem"),
         (OURS, {"ca-cert.pem": CA}, "the target lacks server-cert.pem, server-key.pem"),
         (OURS, theirs(certificate("h2.example", days=-1)), "server-cert.pem of the target is out of date"),
-        (OURS, theirs(certificate("h2.example"), certificate()), "trust different authorities"),
+        (
+            OURS,
+            theirs(certificate("h2.example", by=STRANGER), certificate(own=STRANGER, by=STRANGER)),
+            "trust different authorities",
+        ),
+        (
+            OURS,
+            theirs(certificate("h2.example", by=STRANGER)),
+            "server-cert.pem of the target was not issued by the authority in its ca-cert.pem",
+        ),
+        (
+            {**OURS, "client-cert.pem": certificate(by=STRANGER)},
+            theirs(certificate("h2.example")),
+            "client-cert.pem of the source was not issued",
+        ),
         (OURS, theirs(certificate("h3.example")), "is not for h2.example"),
         (OURS, theirs(certificate()), "is not for h2.example, to which the migration goes (it is for h2)"),
     ],

@@ -6,6 +6,7 @@ migrate_tls_x509_cert_dir and default_tls_x509_cert_dir.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class Holding:
         prints: name -> SHA-256 of those certificates that could be read.
         expired: those that are out of date.
         names: names and addresses that its server certificate is good for; None if that could not be read.
+        strange: those that its own ca-cert.pem did not issue.
         trouble: why nothing could be seen; '' if something could.
     """
 
@@ -58,6 +60,7 @@ class Holding:
     prints: dict[str, str] = field(default_factory=dict)
     expired: tuple[str, ...] = ()
     names: frozenset[str] | None = None
+    strange: tuple[str, ...] = ()
     trouble: str = ""
 
 
@@ -84,6 +87,7 @@ def parse(text: str, now: datetime) -> Holding:
         prints={name: hashlib.sha256(pem.encode()).hexdigest() for name, pem in pems.items()},
         expired=expired,
         names=_names(pems.get("server-cert.pem", "")),
+        strange=tuple(n for n in ("server-cert.pem", "client-cert.pem") if n in pems and _strange(pems, n)),
     )
 
 
@@ -114,6 +118,10 @@ def _findings(source: Holding, target: Holding, name: str) -> Iterator[Finding]:
             complete = False
             fix = f"issue it anew: {held.folder}/{old[0]}"
             yield Finding("tls", Level.REFUSED, f"{', '.join(old)} of the {side} is out of date", fix)
+        if strange := [n for n in needed if n in held.strange]:
+            complete = False
+            text = f"{', '.join(strange)} of the {side} was not issued by the authority in its ca-cert.pem"
+            yield Finding("tls", Level.REFUSED, text, f"have that authority issue it: {held.folder}/{strange[0]}")
     if not complete:
         return
     ours, theirs = source.prints.get("ca-cert.pem"), target.prints.get("ca-cert.pem")
@@ -148,6 +156,28 @@ def _expired(pem: str, now: datetime) -> bool:
         return False
     end = getattr(one, "not_valid_after_utc", None) or one.not_valid_after.replace(tzinfo=UTC)  # before version 42
     return bool(end < now)
+
+
+def _strange(pems: dict[str, str], name: str) -> bool:
+    """Whether no authority of ca-cert.pem issued the certificate, or one that stands with it in its file.
+
+    False where that cannot be told: a file that is not read, or a library before version 40.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    if not hasattr(x509.Certificate, "verify_directly_issued_by"):
+        return False
+    try:
+        chain, known = (x509.load_pem_x509_certificates(pems.get(n, "").encode()) for n in (name, "ca-cert.pem"))
+    except ValueError:
+        return False
+    for one in chain:
+        for authority in known:
+            with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+                one.verify_directly_issued_by(authority)
+                return False
+    return True
 
 
 def _names(pem: str) -> frozenset[str] | None:

@@ -82,7 +82,15 @@ def passwd(machine: str) -> str:
 
 def host_folders() -> tuple[str, ...]:
     """Folders of one host, below its own."""
-    return ("etc-libvirt", "etc-ssh", "var-lib-libvirt", "var-cache-libvirt", "var-log/libvirt", "log")
+    return (
+        "etc-libvirt",
+        "etc-libvirt/pki",
+        "etc-ssh",
+        "var-lib-libvirt",
+        "var-cache-libvirt",
+        "var-log/libvirt",
+        "log",
+    )
 
 
 def init_config(layout: Layout, host: HostPlan, programs: dict[str, Path]) -> InitConfig:
@@ -129,7 +137,7 @@ def qemu_conf(layout: Layout, host: HostPlan) -> str:
 
     remember_owner and the private /dev of a guest want extended attributes and mounts that a container may lack;
     the pool is one folder for all hosts, which libvirt cannot tell from its file system (shared_filesystems: libvirt
-    10.8 and newer, older ones skip the line).
+    10.8 and newer, older ones skip the line). The certificates of a migration by TLS are the host's own, too.
     """
     return "".join(
         f"{line}\n"
@@ -143,6 +151,7 @@ def qemu_conf(layout: Layout, host: HostPlan) -> str:
             'stdio_handler = "logd"',
             f'migration_address = "{host.address}"',
             f'migration_host = "{host.address}"',
+            'migrate_tls_x509_cert_dir = "/etc/libvirt/pki"',
             f'shared_filesystems = [ "{layout.pool}" ]',
         )
     )
