@@ -61,14 +61,34 @@ answer() {
 }
 
 answer uid id -u
+answer machine uname -m
+large /proc/cpuinfo
+small /sys/kernel/mm/transparent_hugepage/enabled
+folder /sys /sys/module /sys/class/iommu
+small /sys/module/kvm*/parameters/* /sys/module/vfio*/parameters/*
+node /proc/modules /dev/kvm /dev/vhost-net /dev/vhost-vsock /dev/net/tun /dev/vfio/vfio /dev/userfaultfd /dev/iommu
+for i in /sys/class/iommu/*; do
+  small "$i/intel-iommu/cap" "$i/intel-iommu/ecap" "$i/amd-iommu/cap" "$i/amd-iommu/features"
+done
+if [ -r /proc/interrupts ]; then
+  chips() { sed -n 's/.*[^A-Za-z]\(IR-[A-Za-z-]*\).*/\1/p' /proc/interrupts | sort -u; }
+  answer interrupts chips
+elif [ -e /proc/interrupts ]; then
+  echo 'X @interrupts'
+fi
+# What the plan of a VM depends on ends here: every program that is started after this would delay each VM.
+if [ "${brief-}" ]; then
+  echo E
+  exit 0
+fi
+
 answer groups id -Gn
 answer release uname -r
-answer machine uname -m
 answer hostname uname -n
 answer pagesize getconf PAGESIZE
 kernel=$(uname -r)
 
-large /proc/cpuinfo /proc/meminfo /proc/cmdline /proc/version /proc/swaps /proc/self/limits /proc/1/cgroup
+large /proc/meminfo /proc/cmdline /proc/version /proc/swaps /proc/self/limits /proc/1/cgroup
 small /etc/os-release /etc/default/grub /proc/filesystems /proc/cgroups
 small /proc/xen/capabilities /sys/hypervisor/type /sys/hypervisor/guest_type /sys/hypervisor/version/*
 small /sys/hypervisor/properties/capabilities /proc/device-tree/hypervisor/compatible
@@ -89,13 +109,10 @@ for n in /sys/devices/system/node/node[0-9]*; do
   small "$n"/hugepages/hugepages-*/nr_hugepages "$n"/hugepages/hugepages-*/free_hugepages
 done
 small /sys/kernel/mm/hugepages/hugepages-*/nr_hugepages /sys/kernel/mm/hugepages/hugepages-*/free_hugepages
-small /sys/kernel/mm/transparent_hugepage/enabled /sys/kernel/mm/transparent_hugepage/defrag
+small /sys/kernel/mm/transparent_hugepage/defrag
 small /sys/kernel/mm/ksm/run /sys/kernel/mm/ksm/pages_sharing /sys/module/zswap/parameters/enabled
 small /proc/sys/vm/unprivileged_userfaultfd /proc/sys/vm/swappiness /proc/sys/fs/nr_open
 
-folder /sys /sys/module
-small /sys/module/kvm*/parameters/* /sys/module/vfio*/parameters/*
-node /proc/modules /dev/kvm /dev/vhost-net /dev/vhost-vsock /dev/net/tun /dev/vfio/vfio /dev/userfaultfd /dev/iommu
 folder /dev/vfio
 if [ -r "/lib/modules/$kernel/modules.dep" ]; then
   modules() {
@@ -109,10 +126,7 @@ if [ -r "/boot/config-$kernel" ]; then
     "/boot/config-$kernel"
 fi
 
-folder /sys/firmware/acpi/tables /sys/class/iommu /sys/kernel/iommu_groups /sys/firmware/efi
-for i in /sys/class/iommu/*; do
-  small "$i/intel-iommu/cap" "$i/intel-iommu/ecap" "$i/amd-iommu/cap" "$i/amd-iommu/features"
-done
+folder /sys/firmware/acpi/tables /sys/kernel/iommu_groups /sys/firmware/efi
 for g in /sys/kernel/iommu_groups/*; do folder "$g/devices"; done
 folder /sys/bus/pci/devices
 for d in /sys/bus/pci/devices/*; do
@@ -122,12 +136,6 @@ for d in /sys/bus/pci/devices/*; do
     folder "$d/net"
   fi
 done
-if [ -r /proc/interrupts ]; then
-  chips() { sed -n 's/.*[^A-Za-z]\(IR-[A-Za-z-]*\).*/\1/p' /proc/interrupts | sort -u; }
-  answer interrupts chips
-elif [ -e /proc/interrupts ]; then
-  echo 'X @interrupts'
-fi
 
 small /sys/fs/cgroup/cgroup.controllers
 folder /sys/fs/cgroup

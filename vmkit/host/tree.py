@@ -118,14 +118,19 @@ def parse(text: str) -> Tree:
     return Tree(files, folders, nodes, frozenset(denied), complete)
 
 
-def capture(shell: Shell) -> str:
+def capture(shell: Shell, *, brief: bool = False) -> str:
     """Read a host in one round trip. Nothing is written there.
+
+    Args:
+        shell: where it is read.
+        brief: only what the plan of a VM depends on. The rest is then absent from a tree that calls itself complete.
 
     Raises:
         UnreachableError: it does not answer, or does not let us in.
         EffectError: it answers, and has no POSIX shell.
     """
-    done = shell.run_script(template(SCRIPT).read_text(), timeout=DEADLINE)
+    script = template(SCRIPT).read_text()
+    done = shell.run_script(f"brief=yes\n{script}" if brief else script, timeout=DEADLINE)
     greeting, begin, rest = done.stdout.partition(_BEGIN)  # a login script there may have printed something first
     if not begin or (greeting and not greeting.endswith("\n")):
         tail = tuple((done.stderr.strip() or done.stdout.strip()).splitlines()[-4:])

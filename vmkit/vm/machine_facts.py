@@ -45,7 +45,7 @@ def look(host: Host, folder: str | None = None, block_devices: tuple[str, ...] =
     try:
         shell = Shell.of_uri(host.uri)
         if host not in _captured:
-            _captured[host] = tree.parse(tree.capture(shell))
+            _captured[host] = tree.parse(tree.capture(shell, brief=True))
         seen = _captured[host]
         file_system, blocks = _paths(shell, folder, block_devices)
     except VmkitError:

@@ -15,7 +15,7 @@ from vmkit.vm import xml_devices, xml_forward, xml_host, xml_limits
 from vmkit.vm.choices.placement import ranges
 from vmkit.vm.design import Design
 from vmkit.vm.metadata import NAMESPACE, Remembered, to_text
-from vmkit.vm.xml_ports import keep_free
+from vmkit.vm.xml_ports import express, keep_free, settle_fixed
 from vmkit.vm.xml_size import Size, set_size
 
 QEMU_NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -86,6 +86,8 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
     if design.agent:
         channel = ET.SubElement(devices, "channel", type="unix")
         ET.SubElement(channel, "target", type="virtio", name=AGENT_CHANNEL)
+    if express(root):
+        settle_fixed(root)
     keep_free(root, design.spare_ports)
     if arguments := [*xml_forward.arguments(design), *design.qemu_args]:
         commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")

@@ -20,10 +20,10 @@ from vmkit.vm.change.model import (
     ReplaceNic,
     SetSize,
 )
-from vmkit.vm.choices.growth import SPARE_PORTS
+from vmkit.vm.choices.growth import spare_ports
 from vmkit.vm.metadata import NAMESPACE
 from vmkit.vm.xml import QEMU_NAMESPACE
-from vmkit.vm.xml_ports import express, keep_free
+from vmkit.vm.xml_ports import keep_free
 from vmkit.vm.xml_size import read_size, set_size
 
 _TOP: Final = ("cpu", "numatune", "memoryBacking", "features", "clock", "iothreads", f"{{{QEMU_NAMESPACE}}}commandline")
@@ -94,8 +94,9 @@ def edited(xml: str, changes: Iterable[Change], parts: Parts, remembered: str) -
                 pass
     if wants_controller(root):
         devices.append(ET.fromstring(SCSI_CONTROLLER))  # noqa: S314 - our own
-    if any(isinstance(a, AddDisk | AddNic) for a in acts) and express(root):
-        keep_free(root, SPARE_PORTS)
+    if any(isinstance(a, AddDisk | AddNic) for a in acts):
+        kind = root.find("os/type")
+        keep_free(root, spare_ports(root.get("type", ""), kind.get("machine") if kind is not None else None))
     _remember(root, remembered)
     return ET.tostring(root, encoding="unicode")
 

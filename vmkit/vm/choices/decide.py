@@ -82,7 +82,7 @@ def decide(
         devices=tuple(d.address for d in spec.devices),
         max_vcpus=most,
         max_memory=room,
-        spare_ports=growth.spare_ports(facts, machine),
+        spare_ports=growth.spare_ports(domain_type, machine),
         display=display.display(spec, facts, why),
     )
     if spec.qemu_args:
