@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -46,8 +47,8 @@ def words_in(data: bytes, spans: Sequence[Span]) -> Iterator[int]:
 
 def stack_of(maps: Sequence[Mapping], pointer: int) -> tuple[int, int] | None:
     """From a stack pointer, aligned, to the end of the mapping that it is in; None if it is in none."""
-    m = next((m for m in maps if m.start <= pointer < m.end), None)
-    return (pointer & -8, m.end) if m is not None else None
+    at = bisect.bisect_right(maps, pointer, key=lambda m: m.start) - 1
+    return (pointer & -8, maps[at].end) if at >= 0 and pointer < maps[at].end else None
 
 
 def loose_stacks(maps: Sequence[Mapping]) -> list[Stack]:

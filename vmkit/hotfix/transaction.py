@@ -57,6 +57,12 @@ class Image(Protocol):
     def prepare(self, spans: Sequence[Span]) -> None:
         """Do what can be done for `still` before the guests stand."""
 
+    def halt(self) -> None:
+        """Begin to hold it, for `still`, and wait for nothing."""
+
+    def let_go(self) -> None:
+        """Take `halt` back; nothing to do behind `still`."""
+
     def still(self, spans: Sequence[Span], seconds: float) -> AbstractContextManager[object]:
         """Hold it, with nothing that executes in the spans or returns to them; give up after so many seconds."""
 
@@ -152,6 +158,7 @@ class Transaction:
         self.outcome = Outcome()
         self._title = title
         self._changes = changes
+        self._spans = [spans_of(change.writes, change.clear) for change in changes]
         self._guests = guests
         self._hook = hook
         self._max_pause = max_pause
@@ -174,8 +181,8 @@ class Transaction:
         workers = min(CALLS_AT_ONCE, max(1, len(self._guests)))
         with hurried(), ThreadPoolExecutor(max_workers=workers) as pool:  # guests stand while this machine is busy
             try:
-                for change in self._changes:
-                    change.image.prepare(spans_of(change.writes, change.clear))
+                for change, spans in zip(self._changes, self._spans, strict=True):
+                    change.image.prepare(spans)
                 self._pause_all(pool)
                 stood = time.monotonic()
                 self._change_all(interrupted)
@@ -219,7 +226,9 @@ class Transaction:
         with ExitStack() as held:
             for change in self._changes:
                 self._enter("stop")
-                spans = spans_of(change.writes, change.clear)
+                held.callback(change.image.let_go)
+                change.image.halt()  # each takes its time to stand, all of them at once
+            for change, spans in zip(self._changes, self._spans, strict=True):
                 held.enter_context(change.image.still(spans, budget.left))
             for change in self._changes:
                 self._enter("compare")

@@ -101,6 +101,60 @@ class StoppedProcess:
             raise EffectError(f"cannot set the registers of thread {tid}: {os.strerror(failed)}")
 
 
+class Stopping:
+    """Threads of a process that were asked to stop. For whoever stops many processes: all are asked, then waited for.
+
+    To be used by the thread that made it. `let_go` has to be called in the end; after it, it can be used again.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._held = StoppedProcess(pid)
+        self._waiting: set[int] = set()
+        self._seen: set[int] = set()
+
+    def ask(self) -> bool:
+        """Ask each thread that was not asked yet to stop; False if there was none. Waits for nothing.
+
+        Raises:
+            RefusedError: not permitted, or another process traces it (the message names it).
+            UnsupportedError: registers of this CPU architecture are not known here.
+        """
+        if platform.machine() not in _REGISTERS:
+            raise UnsupportedError(f"stopping processes is not supported on {platform.machine()}")
+        new = _threads(self.pid) - self._seen
+        self._seen |= new
+        for tid in new:
+            if _seize(self.pid, tid):
+                self._waiting.add(tid)
+        return bool(new)
+
+    def stand(self, seconds: float) -> StoppedProcess:
+        """Wait until every thread stands, those among them that were not asked yet.
+
+        Raises:
+            NotFoundError: no such process.
+            DeadlineError: a thread did not stop within so many seconds.
+            RefusedError, UnsupportedError: see `ask`.
+        """
+        deadline = Deadline(seconds)
+        # A thread that still runs can start others, so look again until there is none that is new.
+        self.ask()
+        while True:
+            _wait(self._held, self._waiting, deadline)
+            if not self.ask():
+                break
+        if not self._held.signals:
+            raise NotFoundError(f"process {self.pid} has ended")
+        return self._held
+
+    def let_go(self) -> None:
+        """Let all threads go on, whether they stand already or not."""
+        held, waiting = self._held, self._waiting
+        self._held, self._waiting, self._seen = StoppedProcess(self.pid), set(), set()
+        _let_go(held, waiting)
+
+
 @contextlib.contextmanager
 def stopped(pid: int, *, seconds: float = 2.0) -> Iterator[StoppedProcess]:
     """Hold every thread of a process while the block runs; they always go on after it.
@@ -109,29 +163,13 @@ def stopped(pid: int, *, seconds: float = 2.0) -> Iterator[StoppedProcess]:
         pid: the process.
         seconds: how long to wait until all threads stand. A thread in an uninterruptible sleep of the kernel does not.
 
-    Raises:
-        NotFoundError: no such process.
-        RefusedError: not permitted, or another process traces it (the message names it).
-        UnsupportedError: registers of this CPU architecture are not known here.
-        DeadlineError: a thread did not stop in time.
+    Raises: as Stopping.stand.
     """
-    if platform.machine() not in _REGISTERS:
-        raise UnsupportedError(f"stopping processes is not supported on {platform.machine()}")
-    held = StoppedProcess(pid)
-    waiting: set[int] = set()
-    deadline = Deadline(seconds)
+    stopping = Stopping(pid)
     try:
-        # A thread that still runs can start others, so look again until there is none that is new.
-        seen: set[int] = set()
-        while new := _threads(pid) - seen:
-            seen |= new
-            waiting.update(tid for tid in new if _seize(pid, tid))
-            _wait(held, waiting, deadline)
-        if not held.signals:
-            raise NotFoundError(f"process {pid} has ended")
-        yield held
+        yield stopping.stand(seconds)
     finally:
-        _let_go(held, waiting)
+        stopping.let_go()
 
 
 def _threads(pid: int) -> set[int]:
@@ -183,7 +221,7 @@ def _wait(held: StoppedProcess, waiting: set[int], deadline: Deadline) -> None:
                     hint=f"see where they hang: cat /proc/{held.pid}/task/{min(waiting)}/stack",
                 )
             time.sleep(pause)
-            pause = min(pause * 2, 0.005)
+            pause = min(pause * 2, 0.001)
 
 
 def _let_go(held: StoppedProcess, waiting: set[int]) -> None:

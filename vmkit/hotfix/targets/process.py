@@ -16,7 +16,7 @@ from vmkit.hotfix.verify import Span, inside
 from vmkit.system.clock import Deadline
 from vmkit.system.process import ProcessId
 from vmkit.system.procmem import Mapping, MappingTable, ProcessMemory
-from vmkit.system.ptrace import Registers, StoppedProcess, stopped
+from vmkit.system.ptrace import Registers, StoppedProcess, Stopping
 from vmkit.system.remotecall import BusyError
 
 STOP_SECONDS: Final = 2.0
@@ -48,6 +48,7 @@ class ProcessImage:
         self._mappings = MappingTable(process.pid)
         self._stacks: tuple[list[Mapping], list[Stack]] = ([], [])
         self._sites: dict[Span, Collection[int]] = {}
+        self._stopping = Stopping(process.pid)
 
     def __enter__(self) -> Self:
         self._memory.__enter__()
@@ -81,7 +82,7 @@ class ProcessImage:
 
     def prepare(self, spans: Sequence[Span]) -> None:
         """Have at hand what `still` needs for these spans, so that guests do not stand for it."""
-        self._loose()
+        self._loose(self._mappings.now())
         self._return_sites(spans)
 
     def make_room(self) -> None:
@@ -120,8 +121,15 @@ class ProcessImage:
                     raise
             time.sleep(0.005)
 
-    def _loose(self) -> list[Stack]:
-        maps = self._mappings.now()
+    def halt(self) -> None:
+        """Ask its threads to stand, so that `still` finds them so; see Stopping.ask. `let_go` takes it back."""
+        self._stopping.ask()
+
+    def let_go(self) -> None:
+        """Let all its threads go on."""
+        self._stopping.let_go()
+
+    def _loose(self, maps: list[Mapping]) -> list[Stack]:
         if self._stacks[0] is not maps:
             self._stacks = (maps, loose_stacks(maps))
         return self._stacks[1]
@@ -150,11 +158,14 @@ class ProcessImage:
         pause = 0.001
         unwinder: Unwinder | None = None
         while True:
-            with stopped(self.process.pid, seconds=STOP_SECONDS) as held:
+            try:
+                held = self._stopping.stand(STOP_SECONDS)
                 trouble, on_stack = self._occupied(held.registers(), spans, unwinder)
                 if not trouble:
                     yield held
                     return
+            finally:
+                self.let_go()
             if deadline.passed:
                 raise RefusedError(
                     f"{trouble}, in code that changes",
@@ -188,7 +199,7 @@ class ProcessImage:
             if known is None or any(a in s for a in known for s in spans):
                 return f"thread {tid} of {self.label} will return to {word:#x}", True
         pointers = [r.sp for r in threads.values()]
-        for start, end, top in self._loose() if (back := self._return_sites(spans)) else ():
+        for start, end, top in self._loose(maps) if (back := self._return_sites(spans)) else ():
             if any(start <= p < top for p in pointers):
                 continue
             word = next((w for w in self._words(start, end, back) if any(w in self._sites[s] for s in back)), None)
