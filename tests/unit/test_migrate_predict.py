@@ -22,7 +22,7 @@ from vmkit.migrate.plan import Request
 from vmkit.migrate.predict import Measured, Point, Range, dirtied, expected, impossible, predict
 from vmkit.migrate.record import Learned, Outcome
 from vmkit.migrate.replay import load
-from vmkit.migrate.traps import sprung
+from vmkit.migrate.traps import TRAPS, sprung
 from vmkit.migrate.wish import Wish
 
 MIB = 2**20
@@ -183,12 +183,36 @@ def test_traps_of_post_copy(wish: Wish, change: dict[str, object], trap: str, fa
 
 
 @pytest.mark.parametrize(
+    ("wish", "source", "target", "trap"),
+    [
+        (Wish(parallel=2), {}, {"hypervisor": (3, 1, 0)}, "parallel-old"),
+        (Wish(parallel=2), {"libvirt": (5, 1, 0)}, {}, "parallel-old"),
+        (Wish(parallel=2, compression="zstd"), {}, {"libvirt": (9, 3, 0)}, "parallel-compression-old"),
+        (Wish(parallel=2, zero_copy=True), {"hypervisor": (7, 0, 0)}, {}, "zero-copy-old"),
+        (Wish(parallel=2, zero_copy=True), {}, {"libvirt": (8, 4, 0)}, "zero-copy-old"),
+        (Wish(parallel=2, zero_copy=True), {"uri": "qemu:///session"}, {}, "zero-copy-session"),
+        (Wish(parallel=2, zero_copy=True), {"locks": False}, {}, "zero-copy-limit"),
+    ],
+)
+def test_traps_of_options(wish: Wish, source: dict[str, object], target: dict[str, object], trap: str) -> None:
+    guest = replace(parse_guest((DATA / "guest-tcg.xml").read_text(), sighting()), virt_type="kvm")
+    here, there = replace(host(1), **source), replace(host(2), **target)  # type: ignore[arg-type]
+    assert trap in [t.id for t in sprung(guest, here, there, wish) if t.fatal]
+    assert trap not in [t.id for t in sprung(guest, host(1), host(2), wish)]
+    assert sprung(guest, host(1), replace(host(2), hypervisor=(7, 0, 0)), replace(wish, compression="")) == [
+        t for t in TRAPS if t.id == "qemu-older"
+    ]
+
+
+@pytest.mark.parametrize(
     ("mode", "wish"),
     [
         (Mode.AUTO, Wish(compression="zstd")),
         (Mode.AUTO, Wish(compression="xbzrle", parallel=2)),
         (Mode.AUTO, Wish(compression="gzip")),
         (Mode.AUTO, Wish(parallel=1)),
+        (Mode.AUTO, Wish(zero_copy=True)),
+        (Mode.AUTO, Wish(zero_copy=True, parallel=2, compression="zstd")),
         (Mode.STOP_COPY, Wish(auto_converge=True)),
     ],
 )

@@ -20,6 +20,7 @@ from vmkit.migrate.certificates import Holding, covers, judge, parse
 from vmkit.migrate.plan import request_of
 from vmkit.migrate.preflight import Level
 from vmkit.migrate.transport import Transport, carriage_of, check_carriage
+from vmkit.migrate.wish import Wish
 from vmkit.system.tunnel import FOLDER, Road, check_congestion, congestion_controls, legs, opened, swept
 
 H1, H2 = "qemu+ssh://root@h1/system", "qemu+ssh://root@h2:2222/system"
@@ -45,13 +46,15 @@ def test_what_cannot_be_meant(transport: str, congestion: str | None, path: str)
 
 
 def test_what_goes_together() -> None:
-    check_carriage(carriage_of("tls", None), "QEMU", 4)
-    check_carriage(carriage_of("ssh", "bbr"), "QEMU", 0)
-    check_carriage(carriage_of("direct", None), "Xen", 0)
+    check_carriage(carriage_of("tls", None), "QEMU", Wish(parallel=4))
+    check_carriage(carriage_of("ssh", "bbr"), "QEMU")
+    check_carriage(carriage_of("direct", None), "Xen")
     with pytest.raises(SpecError, match="one TCP connection"):
-        check_carriage(carriage_of("ssh", None), "QEMU", 2)
+        check_carriage(carriage_of("ssh", None), "QEMU", Wish(parallel=2))
+    with pytest.raises(SpecError, match="encrypted"):
+        check_carriage(carriage_of("tls", None), "QEMU", Wish(parallel=2, zero_copy=True))
     with pytest.raises(UnsupportedError, match="Xen sends straight only"):
-        check_carriage(carriage_of("tls", None), "Xen", 0)
+        check_carriage(carriage_of("tls", None), "Xen")
 
 
 # -- the tunnel

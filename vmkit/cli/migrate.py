@@ -95,6 +95,7 @@ def migrate() -> None:
 @click.option("--max-downtime", metavar="TIME", help="Let the guest stand still this long at the end: 300ms.")
 @click.option("--auto-converge", is_flag=True, help="Slow the guest down if it changes memory faster than it is sent.")
 @click.option("--parallel", metavar="N", type=int, help="Send over so many connections.")
+@click.option("--zero-copy", is_flag=True, help="With --parallel: send the pages from where they are, uncopied.")
 @click.option("--compress", metavar="HOW", help="xbzrle; with --parallel: zstd or zlib.")
 @click.option(
     "--transport",
@@ -122,6 +123,7 @@ def move(
     max_downtime: str | None,
     auto_converge: bool,
     parallel: int | None,
+    zero_copy: bool,
     compress: str | None,
     transport: str,
     congestion: str | None,
@@ -150,6 +152,7 @@ def move(
         "auto_converge": auto_converge,
         "compression": compress,
         "parallel": parallel,
+        "zero_copy": zero_copy,
         "recording": recording,
         "report": report,
         "transport": transport,

@@ -49,6 +49,7 @@ class Options:
         auto_converge: let QEMU slow the guest's vCPUs down when it dirties memory faster than it is sent.
         compression: '' for none, 'xbzrle', or (with parallel connections) 'zstd' or 'zlib'.
         parallel: connections; 0 for the one that QEMU uses by itself.
+        zero_copy: of them, pages are sent from where they are (MSG_ZEROCOPY); libvirt lets QEMU lock its memory for it.
         tls: encrypted with the certificates of both hosts.
         uri: where the memory goes; '' for what the target names (its host name, a port that it chooses).
         disks_uri: the same for disks that are copied.
@@ -62,6 +63,7 @@ class Options:
     auto_converge: bool = False
     compression: str = ""
     parallel: int = 0
+    zero_copy: bool = False
     tls: bool = False
     uri: str = ""
     disks_uri: str = ""
@@ -328,6 +330,8 @@ def _flags(options: Options) -> tuple[int, dict[str, Any]]:
     if options.parallel:
         flags |= libvirt.VIR_MIGRATE_PARALLEL
         params[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = options.parallel
+    if options.zero_copy:
+        flags |= libvirt.VIR_MIGRATE_ZEROCOPY
     if options.tls:
         flags |= libvirt.VIR_MIGRATE_TLS
     if options.uri:

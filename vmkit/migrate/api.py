@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableError, VmkitError
 from vmkit.migrate import carry, copying, record, recovery
 from vmkit.migrate.control import Steering, Terms
-from vmkit.migrate.facts import GuestFacts, has_userfaultfd, observe_guest, observe_host, observe_target
+from vmkit.migrate.facts import GuestFacts, can_lock, has_userfaultfd, observe_guest, observe_host, observe_target
 from vmkit.migrate.failing import failure
 from vmkit.migrate.line import Ends, line
 from vmkit.migrate.locks import vm_lock
@@ -276,7 +276,7 @@ def _options(request: Request, case: Case, ahead: Outlook, road: Road | None) ->
 
     wish = request.wish
     live = request.mode is not Mode.STOP_COPY
-    options = Options(live, ahead.ways.post_copy, wish.auto_converge, wish.compression, wish.parallel)
+    options = Options(live, ahead.ways.post_copy, wish.auto_converge, wish.compression, wish.parallel, wish.zero_copy)
     options = replace(options, disks=mirrored(case.guest, case.meeting), synchronous=both_write(case.source.libvirt))
     return carry.directed(options, request.carriage, road)
 
@@ -384,11 +384,13 @@ def _case(request: Request, source: Host, target: Host, guest: GuestFacts) -> tu
         raise NotFoundError(f"{guest.name} has no domain type")
     here, there = observe_host(source), observe_host(target)
     check_wish(request.mode, request.wish, here.driver)
-    check_carriage(request.carriage, here.driver, request.wish.parallel)
+    check_carriage(request.carriage, here.driver, request.wish)
     post = replace(request.wish, post_copy=True)
     open_ways = ways(request.mode, post, guest, here, replace(there, userfaultfd=True))
     if open_ways.post_copy:  # all but this speaks for it, so it is worth a look
         there = replace(there, userfaultfd=has_userfaultfd(target.uri))
         open_ways = ways(request.mode, post, guest, here, there)
+    if request.wish.zero_copy:
+        here = replace(here, locks=can_lock(source.uri, guest.memory))
     wish = replace(request.wish, post_copy=open_ways.post_copy)
     return Case(guest, here, there, observe_target(source, target, guest), wish), open_ways

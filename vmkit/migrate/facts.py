@@ -37,6 +37,7 @@ class HostFacts:
         cpu_model: of the host itself, as libvirt names it; '' if unknown.
         networks: libvirt networks, each with whether it is active.
         userfaultfd: whether its kernel has it, for post-copy; None if that was not, or could not be, looked at.
+        locks: whether its libvirt can let QEMU lock the guest's memory; None as above.
     """
 
     uri: str
@@ -50,6 +51,7 @@ class HostFacts:
     cpu_model: str
     networks: dict[str, bool]
     userfaultfd: bool | None = None
+    locks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,23 @@ def has_userfaultfd(uri: str) -> bool | None:
     except VmkitError:
         return None
     return None if "unknown" in words else "there" in words
+
+
+def can_lock(uri: str, memory: int) -> bool | None:
+    """Whether root of the host behind a URI can lock so many bytes (RLIMIT_MEMLOCK, getrlimit(2)); None if unknown.
+
+    Raising the limit needs CAP_SYS_RESOURCE, which root of a container may lack.
+    """
+    from vmkit.system.shell import Shell
+
+    script = "(ulimit -l unlimited) 2>/dev/null && echo unlimited || ulimit -H -l\n"
+    try:
+        word = Shell.of_uri(uri).run_script(script, timeout=15.0).stdout.strip()
+    except VmkitError:
+        return None
+    if word.isdigit():
+        return int(word) * 1024 >= memory
+    return True if word == "unlimited" else None
 
 
 def observe_guest(domain: Domain) -> GuestFacts:

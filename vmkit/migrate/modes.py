@@ -92,6 +92,12 @@ def check_wish(mode: Mode, wish: Wish, driver: str) -> None:
         )
     if wish.parallel and not 2 <= wish.parallel <= 255:
         raise SpecError("has to be between 2 and 255", path="--parallel", hint="as many as there are CPUs to spare")
+    if wish.zero_copy and not wish.parallel:
+        raise SpecError("only of parallel connections can it be", path="--zero-copy", hint="add --parallel 2")
+    if wish.zero_copy and wish.compression:
+        raise SpecError(
+            f"what is packed ({wish.compression}) is copied for that", path="--zero-copy", hint="leave --compress out"
+        )
     if mode is Mode.STOP_COPY and wish.auto_converge:
         raise SpecError("a guest that stands still has nothing to slow down", path="--auto-converge")
     plain = mode in (Mode.AUTO, Mode.PRE_COPY) and wish == PLAIN

@@ -34,6 +34,7 @@ class How(TypedDict, total=False):
         auto_converge: QEMU may slow the guest down if it dirties memory faster than it is sent.
         compression: 'xbzrle', or with `parallel` 'zstd' or 'zlib'.
         parallel: connections to send over; 2 to 255.
+        zero_copy: with `parallel`, the kernel sends the guest's pages from where they are.
         recording: file to write what the transfer went through to, for `Migrations.replay`.
         report: file to draw the same to, as .html, .svg or .png.
         transport: 'auto' (which is 'direct'), 'direct', 'tls' or 'ssh'.
@@ -48,6 +49,7 @@ class How(TypedDict, total=False):
     auto_converge: bool
     compression: str | None
     parallel: int | None
+    zero_copy: bool
     recording: Path | None
     report: Path | None
     transport: str
@@ -115,7 +117,13 @@ def request_of(name: str, to: str, how: How) -> Request:
         how.get("max_downtime"),
         how.get("probe"),
         mode,
-        Wish(False, how.get("auto_converge", False), how.get("compression") or "", how.get("parallel") or 0),
+        Wish(
+            False,
+            how.get("auto_converge", False),
+            how.get("compression") or "",
+            how.get("parallel") or 0,
+            how.get("zero_copy", False),
+        ),
         None if recording is None else Path(recording),
         carriage_of(how.get("transport"), how.get("congestion")),
         how.get("report"),

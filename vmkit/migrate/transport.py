@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from vmkit.errors import SpecError, UnsupportedError
+from vmkit.migrate.wish import PLAIN as WISHLESS
+from vmkit.migrate.wish import Wish
 from vmkit.values import quoted
 
 
@@ -79,7 +81,7 @@ def carriage_of(transport: str | None, congestion: str | None) -> Carriage:
     return Carriage(chosen, word)
 
 
-def check_carriage(carriage: Carriage, driver: str, parallel: int) -> None:
+def check_carriage(carriage: Carriage, driver: str, wish: Wish = WISHLESS) -> None:
     """Raise if it does not go with the rest.
 
     Raises:
@@ -90,9 +92,11 @@ def check_carriage(carriage: Carriage, driver: str, parallel: int) -> None:
         return
     if driver != "QEMU":
         raise UnsupportedError(f"the driver {driver} sends straight only", hint="leave --transport out")
-    if carriage.taken is Transport.SSH and parallel:
+    if carriage.taken is Transport.SSH and wish.parallel:
         raise SpecError(
             "the tunnel is one TCP connection, and parallel streams in it gain nothing",
             path="--parallel",
             hint="leave --parallel out, or use --transport tls",
         )
+    if wish.zero_copy:
+        raise SpecError("what is encrypted is copied for that", path="--zero-copy", hint="leave --zero-copy out")

@@ -75,6 +75,32 @@ def _postcopy_multifd(_guest: GuestFacts, source: HostFacts, target: HostFacts, 
     return both and any(_qemu(h) and POSTCOPY_MULTIFD.catches(h.hypervisor) for h in (source, target))
 
 
+def _too_old(host: HostFacts, qemu: Version, libvirt: Version) -> bool:
+    return _qemu(host) and (host.hypervisor < qemu or host.libvirt < libvirt)
+
+
+def _old_parallel(_guest: GuestFacts, source: HostFacts, target: HostFacts, wish: Wish) -> bool:
+    return wish.parallel > 0 and any(_too_old(h, (4, 0, 0), (5, 2, 0)) for h in (source, target))
+
+
+def _old_packing(_guest: GuestFacts, source: HostFacts, target: HostFacts, wish: Wish) -> bool:
+    packed = wish.compression in ("zstd", "zlib")
+    return packed and any(_too_old(h, (5, 0, 0), (9, 4, 0)) for h in (source, target))
+
+
+def _old_zero_copy(_guest: GuestFacts, source: HostFacts, target: HostFacts, wish: Wish) -> bool:
+    # only the source's QEMU sends, and the target's libvirt has to know the flag
+    return wish.zero_copy and (_too_old(source, (7, 1, 0), (8, 5, 0)) or _too_old(target, (4, 0, 0), (8, 5, 0)))
+
+
+def _unlocked_zero_copy(_guest: GuestFacts, source: HostFacts, _target: HostFacts, wish: Wish) -> bool:
+    return wish.zero_copy and source.uri.partition("?")[0].endswith("/session")
+
+
+def _limited_zero_copy(_guest: GuestFacts, source: HostFacts, _target: HostFacts, wish: Wish) -> bool:
+    return wish.zero_copy and source.locks is False
+
+
 def _huge_postcopy(guest: GuestFacts, _source: HostFacts, _target: HostFacts, wish: Wish) -> bool:
     return wish.post_copy and guest.hugepage_size >= 2**30
 
@@ -102,6 +128,46 @@ TRAPS: Final = (
     # a warning: post-copy itself works there, and only a broken one (network, host) cannot be taken up
     _known(POSTCOPY_RESUME, _unresumable, fatal=False, post_copy=True),
     _known(POSTCOPY_MULTIFD, _postcopy_multifd, fatal=True, post_copy=True),
+    Trap(
+        "parallel-old",
+        _old_parallel,
+        fatal=True,
+        harm="parallel connections need QEMU 4.0 and libvirt 5.2 on both hosts",
+        fix="leave --parallel out",
+        source="QEMU 4.0 change log, 'multifd'; libvirt, VIR_MIGRATE_PARALLEL",
+    ),
+    Trap(
+        "parallel-compression-old",
+        _old_packing,
+        fatal=True,
+        harm="zstd and zlib need QEMU 5.0 and libvirt 9.4 on both hosts",
+        fix="leave --compress out, or use --compress xbzrle without --parallel",
+        source="QEMU 5.0 change log, multifd-compression; libvirt NEWS, v9.4.0",
+    ),
+    Trap(
+        "zero-copy-old",
+        _old_zero_copy,
+        fatal=True,
+        harm="sending without a copy needs QEMU 7.1 at the source and libvirt 8.5 on both hosts",
+        fix="leave --zero-copy out",
+        source="QEMU 7.1 change log, zero-copy-send; libvirt, VIR_MIGRATE_ZEROCOPY",
+    ),
+    Trap(
+        "zero-copy-session",
+        _unlocked_zero_copy,
+        fatal=True,
+        harm="sending without a copy locks the guest's memory, and the libvirt of a user may not raise that limit",
+        fix="leave --zero-copy out, or use qemu:///system",
+        source="libvirt, VIR_MIGRATE_ZEROCOPY: QEMU is temporarily allowed to lock all guest pages",
+    ),
+    Trap(
+        "zero-copy-limit",
+        _limited_zero_copy,
+        fatal=True,
+        harm="sending without a copy locks the guest's memory, and the source does not let its root raise that limit",
+        fix="leave --zero-copy out, or give the container of the source CAP_SYS_RESOURCE or a limit of that size",
+        source="getrlimit(2), RLIMIT_MEMLOCK; libvirt, VIR_MIGRATE_ZEROCOPY",
+    ),
     Trap(
         "postcopy-1g-pages",
         _huge_postcopy,

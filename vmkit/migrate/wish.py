@@ -14,12 +14,14 @@ class Wish:
         auto_converge: QEMU may slow the guest down.
         compression: '', 'xbzrle', 'zstd', 'zlib'.
         parallel: connections; 0 for one.
+        zero_copy: the kernel sends the guest's pages from where they are; with `parallel` only.
     """
 
     post_copy: bool = False
     auto_converge: bool = False
     compression: str = ""
     parallel: int = 0
+    zero_copy: bool = False
 
 
 PLAIN = Wish()
