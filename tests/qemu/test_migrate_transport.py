@@ -1,4 +1,7 @@
-"""What carries a migration, for real: straight and through a tunnel of ssh, and what is left of the tunnel."""
+"""What carries a migration, for real: straight, by TLS, and through a tunnel of ssh, and what is left of the tunnel.
+
+And what it carries: a connection to the guest that is open meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.qemu.authority import Authority, pem
 from tests.qemu.mover import Mover, jobs, vmkit
+from tests.qemu.talker import PORT, Transfer
 from vmkit.client import Client
 from vmkit.errors import RefusedError
+from vmkit.hypervisor.domain import Domain
 from vmkit.image.manifest import Image
 from vmkit.lab.api import Lab
 from vmkit.system.tunnel import FOLDER, congestion_controls
 
 LIMIT = "24M"
+FOLDER_OF_TLS = "etc/libvirt/pki"
 
 
 @pytest.fixture(scope="module")
@@ -129,4 +136,92 @@ def test_no_certificates_for_tls(mover: Mover) -> None:
 def test_a_congestion_control_that_is_not_there(mover: Mover) -> None:
     with Client(mover.source) as client, pytest.raises(RefusedError, match="no TCP congestion control 'nonesuch'"):
         client.migrations.migrate(mover.name, mover.target, transport="ssh", congestion="nonesuch")
+    assert jobs() == []
+
+
+@pytest.fixture
+def folders(pair: Lab) -> Iterator[list[Path]]:
+    """Where the QEMU of each host looks for certificates; empty before and after."""
+    found = [Path(f"/proc/{h.pid}/root", FOLDER_OF_TLS) for h in pair.hosts[:2]]
+    assert not any(list(f.iterdir()) for f in found)
+    yield found
+    for file in [file for folder in found for file in folder.iterdir()]:
+        file.unlink()
+
+
+def issue(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def credentials(domain: Domain) -> str:
+    """What QEMU encrypts a migration with, by its own account; '' for nothing."""
+    import libvirt_qemu
+
+    answer = libvirt_qemu.qemuMonitorCommand(domain.handle, '{"execute": "query-migrate-parameters"}', 0)
+    return str(json.loads(answer)["return"].get("tls-creds", ""))
+
+
+def test_the_memory_goes_across_encrypted(mover: Mover, pair: Lab, folders: list[Path]) -> None:
+    authority = Authority.made("authority of both")
+    for folder, host in zip(folders, pair.hosts, strict=True):
+        issue(folder, authority.folder(host.address))
+    source, target, before = mover.source, mover.target, mover.counter(60.0)
+    with Client(source) as client:
+        report = client.migrations.preflight(mover.name, target, transport="tls")
+    assert not report.refused
+    assert any("certificates of one authority are on both hosts" in f.text for f in report.findings)
+    domain = mover.hosts[mover.at].domain(mover.name)
+    process = mover.start_migrate("--transport", "tls", "--bandwidth", LIMIT, "--deadline", "300s", "-o", "json")
+    mover.wait_for_transfer(process)
+    assert "tls" in credentials(domain)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "transport tls:" in errors
+    assert (json.loads(output)["running_copies"], mover.source) == (1, target)
+    assert mover.counter(60.0) > before
+    assert jobs() == []
+
+
+def test_certificates_of_another_authority_are_refused(mover: Mover, pair: Lab, folders: list[Path]) -> None:
+    """Nothing is begun, neither where the hosts trust different ones, nor where the certificate is a stranger's."""
+    at, (one, two) = mover.at, (Authority.made("one"), Authority.made("two"))
+    issue(folders[at], one.folder(pair.hosts[at].address))
+    issue(folders[1 - at], two.folder(pair.hosts[1 - at].address))
+    source, target = mover.source, mover.target
+    with Client(source) as client:
+        with pytest.raises(RefusedError, match="trust different authorities") as caught:
+            client.migrations.migrate(mover.name, target, transport="tls")
+        assert "ca-cert.pem on both" in str(caught.value.hint)
+        issue(folders[1 - at], {"ca-cert.pem": pem(one.certificate)})
+        with pytest.raises(RefusedError, match=r"server-cert\.pem of the target was not issued by the authority"):
+            client.migrations.migrate(mover.name, target, transport="tls")
+        wrong = one.folder("192.0.2.7")
+        issue(folders[1 - at], wrong)
+        with pytest.raises(
+            RefusedError, match=r"is not for .*, to which the migration goes \(it is for 192\.0\.2\.7\)"
+        ):
+            client.migrations.migrate(mover.name, target, transport="tls")
+    assert mover.source == source
+    assert jobs() == []
+
+
+def test_a_file_transfer_goes_on_through_two_migrations(mover: Mover) -> None:
+    """There by pre-copy, back by post-copy; what the guest sends back is byte for byte what it was sent."""
+    mover.guest("sh", "-c", f"nc -l -p {PORT} -e cat </dev/null >/dev/null 2>&1 &")
+    transfer = Transfer(mover.address)
+    try:
+        transfer.wait_for(2**18)
+        for mode in ("pre-copy", "post-copy"):
+            target, before = mover.target, transfer.back
+            with Client(mover.source) as client:
+                report = client.migrations.migrate(mover.name, target, mode=mode, deadline=300.0)
+            assert (report.running_copies, report.technique, mover.source) == (1, mode, target)
+            assert transfer.back > before
+            transfer.wait_for(2**18)  # the guest that arrived has the connection, too
+    finally:
+        transfer.finish()
+    assert not transfer.trouble
+    assert transfer.back == transfer.sent
+    assert transfer.digests[0].digest() == transfer.digests[1].digest()
     assert jobs() == []
