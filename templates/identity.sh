@@ -52,8 +52,10 @@ while [ -n "$cards_left" ]; do
     card=${path##*/}
     ip link set dev "$card" down
     ip addr flush dev "$card" 2>/dev/null
-    [ "$mac" = "$2" ] || ip link set dev "$card" address "$2" || log "card $card keeps the address $1"
-    ip link set dev "$card" up
+    ip link set dev "$card" address "$2" up || {
+      log "card $card keeps the address $1"
+      ip link set dev "$card" up
+    }
     changed="$changed $card=$3=$4"
   done
   for file in /etc/netplan/* /etc/systemd/network/* /run/systemd/network/* /etc/network/interfaces \

@@ -31,7 +31,9 @@ def answers(domain: Domain) -> bool:
     return True
 
 
-def call(domain: Domain, command: str, arguments: dict[str, Any], *, timeout: int = _PATIENCE) -> Any:
+def call(
+    domain: Domain, command: str, arguments: dict[str, Any], *, timeout: int = _PATIENCE, line: float = _LINE
+) -> Any:
     """What the agent returns to a command; waits a moment for an agent that is not on the line.
 
     libvirt learns a moment after a VM went on from memory (restored, reverted, moved) that its agent is there.
@@ -41,18 +43,19 @@ def call(domain: Domain, command: str, arguments: dict[str, Any], *, timeout: in
         command: as in the QEMU guest agent protocol reference.
         arguments: its arguments.
         timeout: whole seconds for the answer.
+        line: seconds until the agent has to be on the line.
 
     Raises:
         UnreachableError, EffectError: the agent is not there, does not answer, or refuses.
     """
-    deadline = Deadline(_LINE)
+    deadline = Deadline(line)
     while True:
         try:
             return domain.agent(command, arguments, timeout=timeout)
         except EffectError as e:
             if deadline.passed or _OFF_THE_LINE not in e.message:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.02)
 
 
 def run(
@@ -62,6 +65,7 @@ def run(
     timeout: float = 60.0,
     stdin: bytes | None = None,
     patience: int = _PATIENCE,
+    line: float = _LINE,
 ) -> Completed:
     """Run a program in the guest, without a shell, to its end.
 
@@ -71,6 +75,7 @@ def run(
         timeout: seconds until it has to have ended.
         stdin: what it reads.
         patience: whole seconds that the agent has for each answer.
+        line: seconds until the agent has to be on the line.
 
     Raises:
         EffectError: the agent does not answer, or cannot start the program.
@@ -80,14 +85,13 @@ def run(
     if stdin is not None:
         arguments["input-data"] = base64.b64encode(stdin).decode()
     try:
-        pid = call(domain, "guest-exec", arguments, timeout=patience)["pid"]
+        pid = call(domain, "guest-exec", arguments, timeout=patience, line=line)["pid"]
     except VmkitError as e:
         raise EffectError(
             f"cannot run '{argv[0]}' in {domain.name}: {e.message}",
             hint=f"does its guest agent run? vmkit wait {domain.name} --for agent",
         ) from e
-    deadline = Deadline(timeout)
-    pause = 0.02
+    began, deadline = time.monotonic(), Deadline(timeout)
     while True:
         status = domain.agent("guest-exec-status", {"pid": pid}, timeout=patience)
         if status["exited"]:
@@ -97,8 +101,8 @@ def run(
                 f"'{argv[0]}' in {domain.name} has not ended within {timeout:g} s; it goes on there",
                 hint="wait longer: --timeout SECONDS",
             )
-        time.sleep(pause)
-        pause = min(0.5, pause * 1.5)
+        # Answering is work for the guest; so is being late for whoever waits: a tenth of the time that it has run.
+        time.sleep(min(0.5, max(0.02, (time.monotonic() - began) / 10)))
     code = status.get("exitcode", -status.get("signal", 1))
     return Completed(code, _decoded(status.get("out-data")), _decoded(status.get("err-data")))
 
