@@ -30,6 +30,7 @@ COLUMNS: Final = [("NAME", "name"), ("KIND", "kind"), ("STATE", "state"), ("READ
     metavar="A/P",
     help="Address of the first NIC: dhcp, none or ADDRESS/PREFIX; further copies count on from it.",
 )
+@click.option("--to", metavar="URI", help="Host for the copies, if not that of NAME: qemu+ssh://root@host/system")
 @click.option("--no-start", is_flag=True, help="Leave a copy of a VM that is shut off shut off, too.")
 @click.option("--wait/--no-wait", default=False, help="Return when the copies are ready.")
 @click.option("--deadline", default="90s", show_default=True, help="How long --wait waits for each.")
@@ -45,6 +46,7 @@ def clone(
     *,
     full: bool,
     address: str | None,
+    to: str | None,
     no_start: bool,
     wait: bool,
     deadline: str,
@@ -61,7 +63,7 @@ def clone(
     clones = context.client().clones
     seconds = parse_duration(deadline, path="--deadline")
     if plan:
-        show_plan(clones.plan(name, names, full=full, address=address), output)
+        show_plan(clones.plan(name, names, full=full, address=address, to=to), output)
         return
     with progress() as reporter:
         made = clones.clone(
@@ -69,6 +71,7 @@ def clone(
             names,
             full=full,
             address=address,
+            to=to,
             start=not no_start,
             wait=wait,
             deadline=seconds,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from vmkit.errors import SpecError
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Note, Reporter, silent
 
 if TYPE_CHECKING:
     from vmkit.image.manifest import Image
     from vmkit.plan import Plan
-    from vmkit.vm.clone.live import Started
+    from vmkit.vm.clone.live import Finish, Started
     from vmkit.vm.clone.plan import CloneDesign, SourceFacts
     from vmkit.vm.readiness import Ready
 
@@ -46,9 +47,20 @@ class Clones:
     def __init__(self, connect: Callable[[], Host]) -> None:
         self._connect = connect
 
-    def plan(self, source: str, names: Sequence[str], *, full: bool = False, address: str | None = None) -> Plan:
+    def plan(
+        self,
+        source: str,
+        names: Sequence[str],
+        *,
+        full: bool = False,
+        address: str | None = None,
+        to: str | None = None,
+    ) -> Plan:
         """What `clone` would do. Raises as it does before it touches anything."""
-        return self._decided(source, names, full=full, address=address)[2].plan
+        if to is None:
+            return self._decided(source, names, full=full, address=address)[2].plan
+        with Host.connect(to) as target:
+            return self._abroad(source, names, target, full=full, address=address)[2].plan
 
     def clone(
         self,
@@ -57,6 +69,7 @@ class Clones:
         *,
         full: bool = False,
         address: str | None = None,
+        to: str | None = None,
         start: bool = True,
         wait: bool = False,
         deadline: float = 90.0,
@@ -75,6 +88,8 @@ class Clones:
             full: their disks stand alone; else they share the image's file.
             address: of the first network card: 'dhcp', 'none', or ADDRESS/PREFIX of the first copy, from which the
                 others count on; None is what the source has.
+            to: URI of the host that the copies shall be on; None for that of the source. Their disks share nothing with
+                it then, so `full` has no meaning.
             start: leave copies of a VM that is shut off running; those of a running one always run.
             wait: return when they are ready.
             deadline: seconds of that wait, for each.
@@ -90,6 +105,9 @@ class Clones:
         from vmkit.vm.clone import cold, live
         from vmkit.vm.clone.live import Finish
 
+        if to is not None:
+            finish = Finish(wait, deadline)
+            return self._clone_to(to, source, names, full, address, reporter, finish, start=start, workers=workers)
         host, facts, design = self._decided(source, names, full=full, address=address)
         for text in design.plan.warnings:
             reporter(Note(text, warning=True))
@@ -100,6 +118,32 @@ class Clones:
             finish = Finish(wait and start, deadline)
             outcome = cold.make(host, facts, design, reporter, finish, start=start, workers=workers)
         return _copied(outcome.check(f"copying {source}"), "live" if design.live else "cold")
+
+    def _clone_to(
+        self,
+        to: str,
+        source: str,
+        names: Sequence[str],
+        full: bool,
+        address: str | None,
+        reporter: Reporter,
+        finish: Finish,
+        *,
+        start: bool,
+        workers: int | None,
+    ) -> list[Copied]:
+        from vmkit.vm.clone import abroad
+
+        with Host.connect(to) as target:
+            host, facts, design = self._abroad(source, names, target, full=full, address=address)
+            for text in design.plan.warnings:
+                reporter(Note(text, warning=True))
+            if design.live:
+                outcome = abroad.live(host, target, facts, names, address, reporter, finish, workers=workers)
+            else:
+                finish = replace(finish, wait=finish.wait and start)
+                outcome = abroad.make_cold(host, target, facts, design, reporter, finish, start=start, workers=workers)
+            return _copied(outcome.check(f"copying {source} to {to}"), "live" if design.live else "cold")
 
     def keep(self, source: str, name: str, *, force: bool = False, reporter: Reporter = silent) -> Image:
         """Make an image of a running VM, memory and disk, from which others go on. The VM runs on.
@@ -164,6 +208,22 @@ class Clones:
         design = warm.decide(host, store.read(image), names, address)
         outcome = warm.start(host, design, reporter, Finish(wait, deadline), workers=workers)
         return _copied(outcome.check(f"starting from the memory of '{image}'"), "warm")
+
+    def _abroad(
+        self, source: str, names: Sequence[str], target: Host, *, full: bool, address: str | None
+    ) -> tuple[Host, SourceFacts, CloneDesign]:
+        from vmkit.vm.clone import abroad
+        from vmkit.vm.clone import facts as facts_
+
+        if full:
+            raise SpecError(
+                "disks of copies on another host share nothing with the source anyway",
+                path="--full",
+                hint="leave --full out",
+            )
+        host = self._connect()
+        facts = facts_.gather(host, host.domain(source))
+        return host, facts, abroad.design(facts, host, target, names, address)
 
     def _decided(
         self, source: str, names: Sequence[str], *, full: bool, address: str | None

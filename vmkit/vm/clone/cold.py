@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vmkit.hypervisor.capture import set_links
 from vmkit.hypervisor.domain import Domain
 from vmkit.hypervisor.host import Host
@@ -50,16 +52,11 @@ def make(
         def one(name: str, notes: Reporter) -> Started:
             took = stopwatch()
             copy = by_name[name]
-            domain = _define(host, pool, facts, copy, down=design.inside)
-            reservations.sync(domain)
+            domain = define(host, pool, facts, copy, down=design.inside)
             copy_disks(host, pool, copy)
             checkpoint()
-            if design.inside:
-                _first_boot(domain, copy, checkpoint, notes, stay=start)
-            elif start:
-                domain.start()
+            vm = begin(domain, copy, checkpoint, notes, inside=design.inside, start=start)
             ledger.finished(copy)
-            vm = Vm(domain)
             ready = finish(vm, notes)
             return Started(vm, took(), ready)
 
@@ -68,19 +65,43 @@ def make(
     return outcome
 
 
-def _define(host: Host, pool: Pool, facts: SourceFacts, copy: Copy, *, down: bool) -> Domain:
+def define(
+    host: Host,
+    pool: Pool,
+    facts: SourceFacts,
+    copy: Copy,
+    *,
+    down: bool,
+    moved: Mapping[str, str] | None = None,
+) -> Domain:
+    """Define a copy; `moved` says where kernel and initrd are for it, by where they were.
+
+    Raises:
+        ConflictError: somebody else was faster.
+    """
     assert facts.remembered is not None  # noqa: S101 - the plan refuses others
     log = log_name(copy.name)
-    return host.define(
+    domain = host.define(
         rewritten(
             facts.xml,
             copy.identity,
-            paths={d.path: str(pool.folder / d.volume) for d in copy.disks},
+            paths={**(moved or {}), **{d.path: str(pool.folder / d.volume) for d in copy.disks}},
             remembered=kept(facts.remembered, copy, log),
             log=str(pool.folder / log),
             down=down,
         )
     )
+    reservations.sync(domain)
+    return domain
+
+
+def begin(domain: Domain, copy: Copy, checkpoint: Checkpoint, notes: Reporter, *, inside: bool, start: bool) -> Vm:
+    """Have a copy whose disks are there take its identity, if that is `inside` the guest, and run, if it shall."""
+    if inside:
+        _first_boot(domain, copy, checkpoint, notes, stay=start)
+    elif start:
+        domain.start()
+    return Vm(domain)
 
 
 def _first_boot(domain: Domain, copy: Copy, checkpoint: Checkpoint, notes: Reporter, *, stay: bool) -> None:

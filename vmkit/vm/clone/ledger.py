@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+from vmkit.errors import NotFoundError
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.settle import undo_or_keep
+from vmkit.image import store
 from vmkit.image.place import POOL
 from vmkit.system.journal import Entry
 from vmkit.vm.clone.moment import forget, undo, volumes_of
@@ -54,6 +57,12 @@ def clean_up(host: Host, data: dict[str, Any]) -> list[str]:
         pool.refresh()
         forget(pool, data["memory"])
     return said
+
+
+def drop(image: str) -> None:
+    """Remove the image that was made for copies on another host alone, if it is there."""
+    with contextlib.suppress(NotFoundError):
+        store.delete(image)
 
 
 def clean_up_or_keep(host: Host, entry: Entry) -> str:

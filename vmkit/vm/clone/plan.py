@@ -237,7 +237,7 @@ def _copy(
 def _check_room(facts: SourceFacts, copies: Sequence[Copy], *, full: bool, live: bool) -> None:
     del full
     each = sum(d.size for d in facts.disks if d.writable)
-    memory = _memory_size(facts.xml) * (1 + len(copies)) if live else 0
+    memory = memory_size(facts.xml) * (1 + len(copies)) if live else 0
     need = Bytes(each * len(copies) + memory)
     if need > facts.free:
         raise RefusedError(
@@ -246,7 +246,8 @@ def _check_room(facts: SourceFacts, copies: Sequence[Copy], *, full: bool, live:
         )
 
 
-def _memory_size(xml: str) -> int:
+def memory_size(xml: str) -> int:
+    """Bytes of memory of a domain."""
     return int(ET.fromstring(xml).findtext("memory", "0")) * 1024  # noqa: S314 - libvirt's own answer; KiB
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmkit.hypervisor.host import Host
 from vmkit.progress import Reporter
 from vmkit.system.journal import Entry
-from vmkit.vm.clone.ledger import clean_up
+from vmkit.vm.clone.ledger import clean_up, drop
 
 
 def recover(entry: Entry, reporter: Reporter) -> str:
@@ -18,6 +18,8 @@ def recover(entry: Entry, reporter: Reporter) -> str:
     record = entry.record
     with Host.connect(record.data["uri"]) as host:
         said = clean_up(host, record.data)
+    if image := record.data.get("image"):
+        drop(image)
     kept = [c["name"] for c in record.data["copies"] if c["uuid"] in record.data["done"]]
     what = "; ".join(said) or "nothing was left of it"
     return f"copying {record.subject} was cut off; {what}" + (f"; finished: {', '.join(kept)}" if kept else "")

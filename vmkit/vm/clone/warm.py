@@ -185,12 +185,13 @@ def _image(facts: SourceFacts, files: dict[str, ImageFile], state: ImageFile) ->
 
 @dataclass(frozen=True, slots=True)
 class WarmDesign:
-    """VMs that go on from the memory of an image."""
+    """VMs that go on from the memory of an image. With `as_was` they belong to the image that the VM saved was of."""
 
     image: Image
     saved: Saved
     copies: tuple[Copy, ...]
     plan: Plan
+    as_was: bool = False
 
 
 def decide(host: Host, image: Image, names: Sequence[str], address: str | None) -> WarmDesign:
@@ -227,18 +228,31 @@ def decide(host: Host, image: Image, names: Sequence[str], address: str | None) 
 
 
 def _check_host(host: Host, image: Image, saved: Saved) -> None:
+    kind = ET.fromstring(saved.xml).get("type", "")  # noqa: S314 - libvirt's own answer
+    check_host(host, image.arch, kind, saved.qemu, f"the memory of '{image.name}'")
+
+
+def check_host(host: Host, arch: str, kind: str, qemu: tuple[int, int, int] | None, what: str) -> None:
+    """Raise UnsupportedError if a host cannot go on from a memory.
+
+    Args:
+        host: which.
+        arch: of the guest: 'x86_64'.
+        kind: of the guest: 'kvm'.
+        qemu: version that writes the memory; None if only the guest itself has to fit.
+        what: whose memory, for messages.
+    """
     if host.driver != "QEMU":
         raise UnsupportedError(f"{host.uri} is driven by {host.driver}: a saved memory is QEMU's")
     version = host.hypervisor_version()
-    if version[:2] < saved.qemu[:2]:
-        old, now = (".".join(map(str, v)) for v in (saved.qemu, version))
+    if qemu is not None and version[:2] < qemu[:2]:
+        old, now = (".".join(map(str, v)) for v in (qemu, version))
         raise UnsupportedError(
-            f"the memory of '{image.name}' was saved by QEMU {old}; {now} may not read it",
+            f"{what} was saved by QEMU {old}; {now} may not read it",
             hint="make the image on a host with the older QEMU",
         )
-    kind = ET.fromstring(saved.xml).get("type", "")  # noqa: S314 - libvirt's own answer
-    if kind not in guests_of(host.capabilities(), image.arch)[0]:
-        raise UnsupportedError(f"'{image.name}' was saved under {kind}, which {host.uri} does not offer")
+    if kind not in guests_of(host.capabilities(), arch)[0]:
+        raise UnsupportedError(f"{what} is of a guest of the type {kind}, which {host.uri} does not offer")
 
 
 def start(
@@ -279,7 +293,8 @@ def _moment(host: Host, pool: Pool, design: WarmDesign, placed: Placed) -> Momen
     volume = placed.memory.rpartition("/")[2]
     head = moments.read_head(host, pool, volume)
     console = design.saved.console.encode()
-    return Moment(volume, head, design.saved.xml, replace(remembered, image=design.image.name), console)
+    known = remembered if design.as_was else replace(remembered, image=design.image.name)
+    return Moment(volume, head, design.saved.xml, known, console)
 
 
 def _moved(design: WarmDesign, placed: Placed) -> dict[str, str]:
