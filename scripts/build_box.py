@@ -16,7 +16,7 @@ from vmkit.cli.render import error_lines, progress
 from vmkit.errors import EffectError, NotFoundError, VmkitError
 from vmkit.lab import box, cache
 from vmkit.lab.kvm.command import CMDLINE
-from vmkit.lab.kvm.image import HostImage
+from vmkit.lab.nested.image import HostImage
 from vmkit.progress import Finished, Note, Reporter, Started
 from vmkit.system.files import home, locked
 from vmkit.system.process import Completed, find_program, run

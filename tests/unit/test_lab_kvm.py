@@ -27,13 +27,18 @@ from vmkit.lab import cache
 from vmkit.lab.api import Labs
 from vmkit.lab.cache import Cached
 from vmkit.lab.kinds import KINDS, describe, kind_of
-from vmkit.lab.kvm import build, command, config, engine, kind
-from vmkit.lab.kvm.blueprint import DHCP, STATIC, Blueprint, blueprint
-from vmkit.lab.kvm.command import ANYWHERE, Engine, Files, key_text
-from vmkit.lab.kvm.options import KvmOptions, check_hosts
-from vmkit.lab.kvm.prune import stale
-from vmkit.lab.kvm.recipe import read_recipe
+from vmkit.lab.kvm import command, engine
+from vmkit.lab.kvm import config as kvm_config
+from vmkit.lab.kvm.flavour import FLAVOUR
+from vmkit.lab.kvm.kind import KIND
+from vmkit.lab.kvm.options import KvmOptions
 from vmkit.lab.layout import Layout
+from vmkit.lab.nested import build, config, emulator, hardware
+from vmkit.lab.nested.blueprint import DHCP, STATIC, Blueprint, blueprint
+from vmkit.lab.nested.hardware import ANYWHERE, Engine, Files
+from vmkit.lab.nested.options import check_hosts
+from vmkit.lab.nested.prune import stale
+from vmkit.lab.nested.recipe import read_recipe
 from vmkit.lab.state import LabState, Phase
 from vmkit.lab.together import with_all
 from vmkit.progress import silent
@@ -42,6 +47,7 @@ from vmkit.system.templates import template
 from vmkit.values import Bytes, check_mac
 
 LAYOUT = Layout(Path("/var/lib/vmkit/lab/kvm"))
+READERS = ("lab-nested/identity", "lab-kvm/own")
 ENGINE = Engine(Path("/usr/bin/qemu-system-x86_64"), (10, 0, 2), "tcg")
 FULL = KvmOptions(sriov=True, hugepages=200).checked()
 
@@ -56,7 +62,7 @@ def test_an_emulator_whose_threads_race_gets_one_vcpu(version: tuple[int, ...], 
 
 
 def plan(hosts: int = 2, options: KvmOptions = FULL, name: str = "kvm") -> Blueprint:
-    return blueprint(name, options, ("tcg", "no KVM"), [40000 + n for n in range(hosts)], "machine-1")
+    return blueprint("kvm", name, options, ("tcg", "no KVM"), [40000 + n for n in range(hosts)], "machine-1")
 
 
 def files(host: str = "h1", **changes: Path) -> Files:
@@ -121,7 +127,7 @@ def test_no_memory_is_refused_before_anything_is_made(home: Path, monkeypatch: p
 
 
 def test_a_blueprint_survives_json_and_is_settled_by_machine_lab_and_host() -> None:
-    assert Blueprint.parse(plan().plain()) == plan()
+    assert Blueprint.parse(plan().plain(), KvmOptions) == plan()
     other = plan(name="other")
     both = (*plan().hosts, *other.hosts)
     for attribute in ("mac", "uuid", "machine_id"):
@@ -167,7 +173,7 @@ def test_what_a_host_can_see_is_the_same_for_every_host_and_lab() -> None:
 
 def test_hosts_are_a_chain_and_its_ends_drop_what_is_sent_there() -> None:
     made = plan(3)
-    image = build.HostImage("k", Path("/d"), Path("/k"), Path("/i"))
+    image = build.HostImage("k", Path("/d"), Path("/k"), Path("/i"), "")
     chain = [build.host_files(LAYOUT, made, n, image) for n in range(3)]
     assert [f.left for f in chain] == [None, chain[0].right, chain[1].right]
     assert [build.wires(made, h.name) for h in made.hosts] == [["right"], ["left", "right"], ["left"]]
@@ -194,8 +200,7 @@ def test_only_what_is_asked_for_is_there() -> None:
 def test_virtual_functions_that_would_be_dead_are_refused(
     version: tuple[int, ...], memory: str, works: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "find_program", lambda *_a, **_k: Path("/usr/bin/qemu-system-x86_64"))
-    monkeypatch.setattr(engine, "_version", lambda _binary: version)
+    monkeypatch.setattr(emulator, "find", lambda: (Path("/usr/bin/qemu-system-x86_64"), version))
     monkeypatch.setattr(engine, "_accel", lambda _reporter: ("tcg", "no KVM"))
     options = KvmOptions(sriov=True, memory=Bytes.parse(memory)).checked()
     if works:
@@ -213,17 +218,17 @@ def test_real_kvm_gets_the_hosts_cpu_and_split_interrupt_controllers_for_remappi
 
 
 def test_a_saved_machine_is_for_the_same_hardware_image_and_qemu_only() -> None:
-    text = key_text(ENGINE, FULL, "image", "build")
-    assert key_text(replace(ENGINE, binary=Path("/elsewhere")), FULL, "image", "build") == text
-    assert key_text(ENGINE, replace(FULL, hugepages=0, shadow=True), "image", "build") == text
+    text = FLAVOUR.key_text(ENGINE, FULL, "image", "build")
+    assert FLAVOUR.key_text(replace(ENGINE, binary=Path("/elsewhere")), FULL, "image", "build") == text
+    assert FLAVOUR.key_text(ENGINE, replace(FULL, hugepages=0, shadow=True), "image", "build") == text
     others = [
-        key_text(replace(ENGINE, version=(10, 0, 3)), FULL, "image", "build"),
-        key_text(replace(ENGINE, accel="kvm"), FULL, "image", "build"),
-        key_text(ENGINE, replace(FULL, memory=Bytes.parse("2G")), "image", "build"),
-        key_text(ENGINE, replace(FULL, vcpus=1), "image", "build"),
-        key_text(ENGINE, KvmOptions(), "image", "build"),
-        key_text(ENGINE, FULL, "other", "build"),
-        key_text(ENGINE, FULL, "image", "other"),
+        FLAVOUR.key_text(replace(ENGINE, version=(10, 0, 3)), FULL, "image", "build"),
+        FLAVOUR.key_text(replace(ENGINE, accel="kvm"), FULL, "image", "build"),
+        FLAVOUR.key_text(ENGINE, replace(FULL, memory=Bytes.parse("2G")), "image", "build"),
+        FLAVOUR.key_text(ENGINE, replace(FULL, vcpus=1), "image", "build"),
+        FLAVOUR.key_text(ENGINE, KvmOptions(), "image", "build"),
+        FLAVOUR.key_text(ENGINE, FULL, "other", "build"),
+        FLAVOUR.key_text(ENGINE, FULL, "image", "other"),
     ]
     assert len({text, *others}) == len(others) + 1
     assert ANYWHERE.port == 0
@@ -231,7 +236,7 @@ def test_a_saved_machine_is_for_the_same_hardware_image_and_qemu_only() -> None:
 
 def test_a_folder_too_deep_for_sockets_is_refused() -> None:
     with pytest.raises(RefusedError, match="too long for a socket") as refused:
-        kind.check_place(Layout(Path("/" + "x" * 90) / "lab/kvm"))
+        KIND.check_place(Layout(Path("/" + "x" * 90) / "lab/kvm"))
     assert "VMKIT_HOME" in (refused.value.hint or "")
     check_socket_path(Path("/tmp/x"))
 
@@ -241,9 +246,9 @@ def test_a_folder_too_deep_for_sockets_is_refused() -> None:
 
 def test_the_uri_means_the_same_on_the_machine_and_in_the_hosts() -> None:
     made = plan()
-    uri = config.uri(LAYOUT, made.hosts[1])
+    uri = config.uri("kvm", LAYOUT, made.hosts[1])
     assert uri == "qemu+ssh://root@h2/system?command=/var/lib/vmkit/lab/kvm/ssh"
-    inside = config.host_files(LAYOUT, made, made.hosts[0])
+    inside = config.host_files(FLAVOUR, LAYOUT, made, made.hosts[0])
     assert str(LAYOUT.ssh)[1:] in inside
     assert "Host h2\n  HostName 127.0.0.1\n  Port 40001\n" in config.ssh_config(LAYOUT, made)
     assert "Host h2\n  HostName 192.168.77.12\n" in inside["etc/ssh/ssh_config.d/vmkit-lab.conf"]
@@ -260,25 +265,28 @@ def test_ssh_checks_host_keys_and_keeps_off_the_users_files() -> None:
 
 def test_only_hosts_that_have_company_share_their_pool() -> None:
     one, two = plan(1), plan(2)
-    assert "SHARE=no\n" in config.settings(one, one.hosts[0])
-    assert "SHARE=yes\n" in config.settings(two, two.hosts[1])
-    assert "shared_filesystems" not in config.qemu_conf(one, one.hosts[0])
-    assert f'shared_filesystems = [ "{config.POOL}" ]' in config.qemu_conf(two, two.hosts[0])
+    assert "SHARE=no\n" in config.settings(FLAVOUR, one, one.hosts[0])
+    assert "SHARE=yes\n" in config.settings(FLAVOUR, two, two.hosts[1])
+    assert "shared_filesystems" not in kvm_config.qemu_conf(one, one.hosts[0])
+    assert f'shared_filesystems = [ "{config.POOL}" ]' in kvm_config.qemu_conf(two, two.hosts[0])
 
 
 def test_one_host_serves_dhcp_and_libvirt_has_an_identity_of_its_own() -> None:
     made = plan(3)
-    lines = [config.settings(made, h).splitlines() for h in made.hosts]
+    lines = [config.settings(FLAVOUR, made, h).splitlines() for h in made.hosts]
     assert [line for host in lines for line in host if line.startswith("DHCP")] == ["DHCP=yes", "DHCP=no", "DHCP=no"]
     for host in made.hosts:
-        assert config.host_files(LAYOUT, made, host)["etc/libvirt/libvirtd.conf"] == f'host_uuid = "{host.uuid}"\n'
+        assert (
+            config.host_files(FLAVOUR, LAYOUT, made, host)["etc/libvirt/libvirtd.conf"]
+            == f'host_uuid = "{host.uuid}"\n'
+        )
     assert f"dhcp-range={DHCP[0]},{DHCP[1]},255.255.255.0,12h" in config.dnsmasq_conf(made)
 
 
 def test_the_host_reads_every_setting_that_is_written_and_no_other() -> None:
     made = plan()
-    written = {line.partition("=")[0] for line in config.settings(made, made.hosts[0]).splitlines()}
-    read = set(re.findall(r"setting ([A-Z_]+)\)", template("lab-kvm/identity").read_text()))
+    written = {line.partition("=")[0] for line in config.settings(FLAVOUR, made, made.hosts[0]).splitlines()}
+    read = set(re.findall(r"setting ([A-Z_]+)\)", "".join(template(f).read_text() for f in READERS)))
     assert written == read
 
 
@@ -286,16 +294,16 @@ def test_the_host_reads_every_setting_that_is_written_and_no_other() -> None:
 
 
 def test_the_recipe_is_whole() -> None:
-    recipe = read_recipe()
+    recipe = read_recipe("kvm")
     assert len(recipe.packages) == len(set(recipe.packages))
     assert {"linux-image-amd64", "libvirt-daemon-system", "python3-libvirt", "openssh-server"} <= set(recipe.packages)
     for path in (*recipe.early, *recipe.files, *recipe.programs, *recipe.folders, *recipe.links):
         assert not path.startswith("/")
         assert ".." not in path
-    macs = (command.MAC_MGMT, *command.MAC_LAB, command.MAC_PF, command.MAC_WIRE)
+    macs = (hardware.MAC_MGMT, *hardware.MAC_LAB, command.MAC_PF, command.MAC_WIRE)
     links = "".join(text for path, text in recipe.files.items() if path.endswith(".link"))
     assert all(mac in links for mac in macs)
-    assert command.CHANNEL in recipe.programs["usr/lib/vmkit-lab/settle"]
+    assert hardware.CHANNEL in recipe.programs["usr/lib/vmkit-lab/settle"]
     assert finish(recipe).startswith("set -e\n")
 
 
@@ -306,14 +314,14 @@ def test_the_recipe_has_a_package_for_everything_that_vmkit_imports() -> None:
     wanted = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[<>=\[ ]", w)[0].lower() for w in wanted}
     debian = {"libvirt-python": "libvirt", "pyyaml": "yaml"}
-    assert {f"python3-{debian.get(n, n)}" for n in names} <= set(read_recipe().packages)
+    assert {f"python3-{debian.get(n, n)}" for n in names} <= set(read_recipe("kvm").packages)
 
 
 def test_anything_in_the_recipe_changes_its_key() -> None:
     folder = template("lab-kvm")
     text = (folder / "recipe.yaml").read_text()
-    assert parse_recipe(text.replace("kvm-host", "other"), folder).key != read_recipe().key
-    assert parse_recipe(text + "\n# a remark\n", folder).key == read_recipe().key
+    assert parse_recipe(text.replace("kvm-host", "other"), folder, template("lab-nested")).key != read_recipe("kvm").key
+    assert parse_recipe(text + "\n# a remark\n", folder, template("lab-nested")).key == read_recipe("kvm").key
     with pytest.raises(EffectError, match="damaged"):
         parse_recipe("suite: x", folder)
 
@@ -328,8 +336,8 @@ def entry(name: str, created: str = "2026-01-02", used: tuple[str, ...] = ()) ->
 def test_what_another_recipe_left_is_stale() -> None:
     there = [entry("image-new"), entry("image-old", "2026-01-01"), entry("qemu-bookworm")]
     there += [entry("booted-a", "2026-01-01"), entry("booted-b", "2026-01-03")]
-    assert [e.name for e in there if stale(e, there, "new")] == ["image-old", "booted-a"]
-    assert stale(entry("booted-b"), [], "new")
+    assert [e.name for e in there if stale(e, there, frozenset({"new"}))] == ["image-old", "booted-a"]
+    assert stale(entry("booted-b"), [], frozenset({"new"}))
 
 
 def test_a_thing_is_made_once_and_a_failure_leaves_nothing(home: Path) -> None:
@@ -392,10 +400,10 @@ def test_options_are_for_nested_hosts_only(home: Path) -> None:
 
 def test_a_lab_that_is_up_has_to_be_what_is_asked_for() -> None:
     state = LabState("kvm", "kvm", "t", "now", Phase.UP, plan(2).plain())
-    kind.check_same(state, kind.wish(2, FULL))
-    for wish in (kind.wish(1, FULL), kind.wish(2, KvmOptions())):
+    KIND.check_same(state, KIND.wish(2, FULL))
+    for wish in (KIND.wish(1, FULL), KIND.wish(2, KvmOptions())):
         with pytest.raises(ConflictError, match="is up, with other hosts"):
-            kind.check_same(state, wish)
+            KIND.check_same(state, wish)
 
 
 def test_a_user_without_rights_is_told_to_have_the_image_built(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,9 +426,9 @@ def test_a_machine_without_mmdebstrap_is_told_the_package(home: Path, monkeypatc
 
 def test_words_of_a_command_arrive_as_they_are() -> None:
     state = LabState("kvm", "kvm", "t", "now", Phase.UP, plan(1).plain())
-    (host,) = kind.describe(LAYOUT, state)
+    (host,) = KIND.describe(LAYOUT, state)
     assert host.state == "down"
-    argv = kind.entering(LAYOUT, host, ["sh", "-c", "echo $HOME 'a b'"], True)
+    argv = KIND.entering(LAYOUT, host, ["sh", "-c", "echo $HOME 'a b'"], True)
     assert argv == [str(LAYOUT.ssh), "-t", "--", "h1", "sh -c 'echo $HOME '\"'\"'a b'\"'\"''"]
 
 

@@ -170,6 +170,6 @@ def finish(recipe: Recipe) -> str:
     lines += [f'chroot "$1" systemctl -q mask {" ".join(recipe.mask)}'] if recipe.mask else []
     # Units that are to run once after an update need not: nothing is updated.
     lines += ["touch etc/.updated var/.updated"]
-    lines += [f"rm -f {pattern}" for pattern in recipe.remove]
+    lines += [*recipe.run, *(f"rm -f {pattern}" for pattern in recipe.remove)]
     lines += ["rm -rf var/cache/apt/*.bin var/lib/apt/lists/* var/log/*.log var/log/apt"]
     return "\n".join(lines) + "\n"

@@ -24,8 +24,8 @@ from vmkit.values import check_name, quoted
 
 if TYPE_CHECKING:
     from vmkit.lab.cache import Cached
-    from vmkit.lab.kvm.image import HostImage
-    from vmkit.lab.kvm.options import KvmOptions
+    from vmkit.lab.nested.image import HostImage
+    from vmkit.lab.nested.options import HostOptions
 
 __all__ = ["Hosts", "Lab", "LabHost", "Labs", "Ssh"]
 
@@ -44,7 +44,7 @@ class Labs:
         name: str | None = None,
         hosts: int | None = None,
         reporter: Reporter = silent,
-        options: KvmOptions | None = None,
+        options: HostOptions | None = None,
     ) -> Lab:
         """Bring a lab up; one that is up already is returned as it is.
 
@@ -55,7 +55,7 @@ class Labs:
             name: by default the kind.
             hosts: how many; a pair has 2 to 8 (default 2), a lab of nested hosts 1 to 4 (default 1).
             reporter: told of each step.
-            options: what nested hosts have; None for the defaults, or for what a lab that is up has.
+            options: what nested hosts have (KvmOptions); None for the defaults, or those of one that is up.
 
         Raises:
             RefusedError: not root, or this machine lacks the space or the memory.
@@ -165,11 +165,13 @@ class Labs:
             UnsupportedError: a program is missing.
             EffectError, DeadlineError: the build failed; nothing is left of it.
         """
-        from vmkit.lab.kvm.image import build_image
+        from vmkit.lab.nested.image import build_image
+        from vmkit.lab.nested.kind import NestedKind
 
-        if kind != "kvm":
+        found = kind_of(kind)
+        if not isinstance(found, NestedKind):
             raise SpecError(f"labs of the kind {quoted(kind)} have no image", path="kind", hint="kvm has one")
-        return build_image(reporter)
+        return build_image(found.flavour(), reporter)
 
     def cached(self) -> Cache:
         """What is kept to make labs fast: host images, saved machines, an older QEMU."""
@@ -185,7 +187,7 @@ class Labs:
                 and machines saved from them, go.
             reporter: told of what stays although it could go.
         """
-        from vmkit.lab.kvm.prune import prune
+        from vmkit.lab.nested.prune import prune
 
         return prune(self.cached(), everything, reporter)
 

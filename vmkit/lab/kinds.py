@@ -14,7 +14,7 @@ from vmkit.progress import Reporter
 from vmkit.values import quoted
 
 KINDS: Final = {"pair": "vmkit.lab.pair.kind", "kvm": "vmkit.lab.kvm.kind"}
-"""Kind -> module with its functions. They are those of `Kind`."""
+"""Kind -> module with its functions, or with an object `KIND` that has them. They are those of `Kind`."""
 
 
 class Kind(Protocol):
@@ -70,7 +70,7 @@ def kind_of(name: str) -> Kind:
     if name not in KINDS:
         raise SpecError(f"{quoted(name)} is not a kind of lab", path="kind", hint=f"there is: {', '.join(KINDS)}")
     module: Any = importlib.import_module(KINDS[name])
-    return module  # type: ignore[no-any-return]
+    return getattr(module, "KIND", module)  # type: ignore[no-any-return]
 
 
 def describe(layout: Layout, state: LabState) -> Lab:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -12,14 +11,14 @@ from typing import Final
 from vmkit.errors import UnsupportedError, VmkitError
 from vmkit.image.tree import check_builder, debootstrap
 from vmkit.lab import cache
-from vmkit.lab.kvm.command import Engine, sound_smp
+from vmkit.lab.kvm.command import sound_smp
 from vmkit.lab.kvm.options import LOW_MEMORY, KvmOptions
+from vmkit.lab.nested import emulator
+from vmkit.lab.nested.hardware import Engine
 from vmkit.progress import Finished, Note, Reporter
 from vmkit.system.clock import stopwatch
-from vmkit.system.process import find_program, run
 from vmkit.values import Bytes
 
-BINARY: Final = "qemu-system-x86_64"
 _OLD_SUITE: Final = "bookworm"
 _OLD_NEEDS: Final = Bytes.parse("1G")
 _MODULES: Final = ("kvm_amd", "kvm_intel")
@@ -37,15 +36,14 @@ def choose_engine(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]
     engine, reason = _choose(options, reporter)
     if (options.vcpus or 1) > 1 and not sound_smp(engine):
         raise UnsupportedError(
-            f"a host of several vCPUs does not live long on the emulation of QEMU {_dotted(engine.version)}",
+            f"a host of several vCPUs does not live long on the emulation of QEMU {emulator.dotted(engine.version)}",
             hint="leave --vcpus out, or give it 1",
         )
     return engine, reason
 
 
 def _choose(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]:
-    binary = find_program(BINARY, package="qemu-system-x86")
-    version = _version(binary)
+    binary, version = emulator.find()
     accel, reason = _accel(reporter)
     if options.shadow and accel == "tcg" and version[:2] != (7, 2):
         # QEMU 8 to 10 emulate SVM so that a guest on shadow page tables resets at the entry of its kernel.
@@ -57,52 +55,16 @@ def _choose(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]:
         return _old_engine(reporter), reason
     if options.sriov and version < (8, 0):
         raise UnsupportedError(
-            f"the SR-IOV card came with QEMU 8.0, and this is {_dotted(version)}",
+            f"the SR-IOV card came with QEMU 8.0, and this is {emulator.dotted(version)}",
             hint="scripts/setup installs a newer one",
         )
     if options.sriov and (10, 0) <= version < (10, 0, 3) and options.memory >= LOW_MEMORY:
         # Measured with 10.0.2: the functions' registers are mapped where none are, and they never get a carrier.
         raise UnsupportedError(
-            f"QEMU {_dotted(version)} cannot give a host of {options.memory} virtual functions that work",
+            f"QEMU {emulator.dotted(version)} cannot give a host of {options.memory} virtual functions that work",
             hint=f"--memory 2752M, or anything else below {LOW_MEMORY}; or QEMU 10.0.3 or newer",
         )
-    if version < (7, 2):
-        raise UnsupportedError(
-            f"QEMU 7.2 or newer is needed, and this is {_dotted(version)}", hint="scripts/setup installs a newer one"
-        )
     return Engine(binary, version, accel), reason
-
-
-def environment(engine: Engine) -> dict[str, str]:
-    """Variables that its QEMU needs."""
-    return {"LD_LIBRARY_PATH": str(engine.libraries)} if engine.libraries else {}
-
-
-def machine_text(engine: Engine) -> str:
-    """What a saved machine depends on beyond its command line: the build of QEMU, and with KVM the CPU."""
-    build = hashlib.sha256(_version_text(engine.binary, environment(engine)).encode()).hexdigest()[:12]
-    if engine.accel == "tcg":
-        return build
-    fields = ("model name", "flags", "microcode")
-    lines = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(fields)}
-    return "\n".join([build, os.uname().release, *sorted(lines)])
-
-
-def _version_text(binary: Path, env: dict[str, str] | None = None) -> str:
-    return run([binary, "--version"], env=env).stdout
-
-
-def _version(binary: Path, env: dict[str, str] | None = None) -> tuple[int, ...]:
-    match = re.search(r"version (\d+)\.(\d+)\.(\d+)", _version_text(binary, env))
-    if not match:
-        raise UnsupportedError(
-            f"{binary} does not say its version", hint="install it again: apt-get install --reinstall qemu-system-x86"
-        )
-    return tuple(int(n) for n in match.groups())
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))
 
 
 def _accel(reporter: Reporter) -> tuple[str, str]:
@@ -148,9 +110,9 @@ def _old_engine(reporter: Reporter) -> Engine:
     if folder is None:
         check_builder("the older QEMU that shadow paging wants")
         folder = cache.make(name, _OLD_NEEDS, lambda half: _unpack(half, reporter))
-    binary = folder / "root/usr/bin" / BINARY
+    binary = folder / "root/usr/bin" / emulator.BINARY
     env = {"LD_LIBRARY_PATH": str(folder / "libraries")}
-    return Engine(binary, _version(binary, env), "tcg", folder / "libraries")
+    return Engine(binary, emulator.version(binary, env), "tcg", folder / "libraries")
 
 
 def _unpack(folder: Path, reporter: Reporter) -> None:

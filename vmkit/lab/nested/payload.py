@@ -1,4 +1,4 @@
-"""The second disk of a host: a tar archive of all that tells it from other hosts, and of vmkit itself."""
+"""The second disk of a host: a tar archive of all that tells it from other hosts, and often of vmkit itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Final
 from vmkit.errors import NotFoundError, RefusedError
 from vmkit.image.api import Images
 from vmkit.image.manifest import Image, ImageKind
-from vmkit.lab.kvm import config
-from vmkit.lab.kvm.blueprint import Blueprint, HostPlan
-from vmkit.lab.kvm.command import PAYLOAD_SIZE
 from vmkit.lab.layout import Layout
+from vmkit.lab.nested import config
+from vmkit.lab.nested.blueprint import Blueprint, HostPlan
+from vmkit.lab.nested.flavour import Flavour
+from vmkit.lab.nested.hardware import PAYLOAD_SIZE
 from vmkit.progress import Note, Reporter
 from vmkit.system.process import run
 from vmkit.system.templates import template
@@ -46,7 +47,9 @@ def keygen(path: Path, comment: str) -> str:
     return path.with_suffix(".pub").read_text()
 
 
-def write_payload(target: Path, layout: Layout, plan: Blueprint, host: HostPlan, seeded: list[Image]) -> None:
+def write_payload(
+    target: Path, layout: Layout, flavour: Flavour, plan: Blueprint, host: HostPlan, seeded: list[Image]
+) -> None:
     """Write the disk of one host. Its keys are below the lab's folder already.
 
     Raises:
@@ -60,11 +63,13 @@ def write_payload(target: Path, layout: Layout, plan: Blueprint, host: HostPlan,
         )
     target.touch(mode=0o600)
     with target.open("r+b") as raw, tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path, text in config.host_files(layout, plan, host).items():
+        for path, text in config.host_files(flavour, layout, plan, host).items():
             _add(tar, path, text.encode(), 0o755 if path.endswith(config.PROGRAMS) else 0o644)
-        _add(tar, "usr/lib/vmkit-lab/identity", template("lab-kvm/identity").read_bytes(), 0o755)
+        _add(tar, "usr/lib/vmkit-lab/identity", template("lab-nested/identity").read_bytes(), 0o755)
+        _add(tar, "usr/lib/vmkit-lab/own", template(f"lab-{flavour.kind}/own").read_bytes(), 0o644)
         _keys(tar, layout, host)
-        _vmkit(tar)
+        if flavour.carries:
+            _vmkit(tar)
         for image in seeded:
             folder = image.files[0].path.parent
             for file in sorted(folder.iterdir()):
@@ -94,7 +99,7 @@ def _vmkit(tar: tarfile.TarFile) -> None:
 
     package = Path(vmkit.__file__).parent
     tar.add(package, "opt/vmkit/vmkit", filter=_source)
-    tar.add(template("lab-kvm").parent, "opt/vmkit/templates", filter=_source)
+    tar.add(template("lab-nested").parent, "opt/vmkit/templates", filter=_source)
     try:
         number = version("vmkit")
     except PackageNotFoundError:

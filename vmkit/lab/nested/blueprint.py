@@ -1,4 +1,4 @@
-"""What a lab of nested KVM hosts is made of: names, addresses, identities. Pure."""
+"""What a lab of nested hosts is made of: names, addresses, identities. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from vmkit.lab.kvm.options import KvmOptions, check_hosts
+from vmkit.lab.nested.options import HostOptions, check_hosts
 
 SUBNET: Final = "192.168.77.0/24"
 """Of hosts and guests. No packet of it leaves the lab, so it is the same in every one."""
@@ -51,7 +51,7 @@ class Blueprint:
         uses: names in the cache of what the hosts stand on.
     """
 
-    options: KvmOptions
+    options: HostOptions
     accel: str
     reason: str
     hosts: tuple[HostPlan, ...]
@@ -68,10 +68,10 @@ class Blueprint:
         }
 
     @classmethod
-    def parse(cls, plain: dict[str, Any]) -> Blueprint:
-        """Read what `plain` gave."""
+    def parse(cls, plain: dict[str, Any], options: type[HostOptions]) -> Blueprint:
+        """Read what `plain` gave of a lab whose hosts have options of this class."""
         return cls(
-            KvmOptions.parse(plain["options"]),
+            options.parse(plain["options"]),
             plain["accel"],
             plain["reason"],
             tuple(HostPlan(**h) for h in plain["hosts"]),
@@ -80,11 +80,12 @@ class Blueprint:
 
 
 def blueprint(
-    name: str, options: KvmOptions, accel: tuple[str, str], ports: Sequence[int], machine_id: str
+    kind: str, name: str, options: HostOptions, accel: tuple[str, str], ports: Sequence[int], machine_id: str
 ) -> Blueprint:
     """Settle everything of the lab `name`. The same input gives the same lab.
 
     Args:
+        kind: of its hosts.
         name: the lab's name.
         options: hardware of each host.
         accel: 'kvm' or 'tcg', and why.
@@ -94,7 +95,7 @@ def blueprint(
     check_hosts(len(ports))
 
     def host(n: int, port: int) -> HostPlan:
-        seed = f"{machine_id}/kvm/{name}/h{n}"
+        seed = f"{machine_id}/{kind}/{name}/h{n}"
         own = uuid.uuid5(uuid.NAMESPACE_URL, f"vmkit:lab/{seed}")
         digest = hashlib.sha256(seed.encode()).digest()
         mac = "02:" + ":".join(f"{b:02x}" for b in digest[:5])

@@ -1,24 +1,25 @@
-"""Bringing up nested KVM hosts: image, saved machine, keys, hosts, and the wait until each answers."""
+"""Bringing up nested hosts: image, saved machine, keys, hosts, and the wait until each answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
 from vmkit.errors import EffectError, RefusedError, VmkitError
 from vmkit.hypervisor.host import Host
-from vmkit.lab.kvm import config, machine
-from vmkit.lab.kvm.blueprint import Blueprint, HostPlan, blueprint
-from vmkit.lab.kvm.booted import Booted, booted, overlay
-from vmkit.lab.kvm.command import Engine, Files
-from vmkit.lab.kvm.engine import choose_engine
-from vmkit.lab.kvm.image import HostImage, build_image
-from vmkit.lab.kvm.options import KvmOptions
-from vmkit.lab.kvm.payload import images, keygen, write_payload
 from vmkit.lab.layout import Layout
+from vmkit.lab.nested import config, machine
+from vmkit.lab.nested.blueprint import Blueprint, HostPlan, blueprint
+from vmkit.lab.nested.booted import Booted, again_after_crash, booted, overlay
+from vmkit.lab.nested.flavour import Flavour
+from vmkit.lab.nested.hardware import Engine, Files
+from vmkit.lab.nested.image import HostImage, build_image
+from vmkit.lab.nested.options import HostOptions
+from vmkit.lab.nested.payload import images, keygen, write_payload
 from vmkit.lab.state import LabState, Phase, save
 from vmkit.lab.together import step, with_all
 from vmkit.progress import Advanced, Note, Reporter
@@ -30,11 +31,11 @@ from vmkit.values import Bytes
 
 _SPARE: Final = Bytes.parse("512M")
 """Memory that this machine keeps for itself; a host takes its own, and TCG up to 512 MiB for what it translates."""
-_UP_WITHIN: Final = 900.0
+_UP_WITHIN: Final = 1800.0
 _PACKAGES: Final = {"qemu-img": "qemu-utils", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
 
 
-def check_memory(hosts: int, options: KvmOptions) -> None:
+def check_memory(hosts: int, options: HostOptions) -> None:
     """See that this machine has the memory for the hosts.
 
     Raises:
@@ -48,7 +49,9 @@ def check_memory(hosts: int, options: KvmOptions) -> None:
         )
 
 
-def build(layout: Layout, state: LabState, hosts: int, options: KvmOptions, reporter: Reporter) -> None:
+def build(
+    flavour: Flavour, layout: Layout, state: LabState, hosts: int, options: HostOptions, reporter: Reporter
+) -> None:
     """Make all of a lab whose folder holds nothing but its state; the caller tears down after an error.
 
     Raises:
@@ -60,25 +63,30 @@ def build(layout: Layout, state: LabState, hosts: int, options: KvmOptions, repo
         find_program(program, package=package)
     check_memory(hosts, options)
     layout.folder.chmod(0o700)
-    engine, reason = choose_engine(options, reporter)
+    engine, reason = flavour.choose_engine(options, reporter)
     reporter(Note(f"hosts run on {_named(engine)}: {reason}"))
-    image = build_image(reporter)
-    seeded = images(reporter)
-    base = booted(layout, engine, options, image, reporter)
+    image = build_image(flavour, reporter)
+    seeded = images(reporter) if flavour.carries else []
+    base = booted(layout, flavour, engine, options, image, reporter)
     machine_id = Path("/etc/machine-id")
     identity = machine_id.read_text().strip() if machine_id.exists() else "no machine-id"
     ports = [free_port() for _ in range(hosts)]
-    plan = blueprint(layout.name, options, (engine.accel, reason), ports, identity)
+    plan = blueprint(flavour.kind, layout.name, options, (engine.accel, reason), ports, identity)
     plan = replace(plan, uses=_uses(engine, image, base))
     current = state.at(Phase.BUILDING, plan.plain())
     save(layout, current)
     with step(reporter, "files", ", ".join(h.name for h in plan.hosts)):
         _write_files(layout, plan)
         for host in plan.hosts:
-            write_payload(layout.host(host.name) / "payload", layout, plan, host, seeded)
+            write_payload(layout.host(host.name) / "payload", layout, flavour, plan, host, seeded)
+    up = partial(_up, layout, flavour, plan, base, reporter)
+
+    def attempt() -> None:
+        for host in plan.hosts:
             overlay(base, layout.host(host.name) / "disk.qcow2")
-    running = _start(layout, plan, engine, image, base)
-    with_all(running, lambda m: _up(layout, plan, m, base, reporter), what="the hosts are up", timeout=_UP_WITHIN)
+        with_all(_start(layout, flavour, plan, engine, image, base), up, what="the hosts are up", timeout=_UP_WITHIN)
+
+    again_after_crash(layout, [layout.host(h.name) for h in plan.hosts], attempt, reporter)
     for host in plan.hosts:
         (layout.host(host.name) / "payload").write_bytes(b"")  # it held keys, and nobody reads it again
     save(layout, current.at(Phase.UP))
@@ -113,7 +121,9 @@ def host_files(layout: Layout, plan: Blueprint, number: int, image: HostImage) -
     own = layout.host(host.name)
     before = layout.host(plan.hosts[number - 1].name) / "right" if number else None
     payload, disk = own / "payload", own / "disk.qcow2"
-    files = Files(own, disk, image.kernel, image.initrd, payload, layout.pool, host.port, left=before)
+    files = Files(
+        own, disk, image.kernel, image.initrd, payload, layout.pool, host.port, before, hypervisor=image.hypervisor
+    )
     for path in (files.channel, files.right):
         check_socket_path(path)
     return files
@@ -127,19 +137,21 @@ def wires(plan: Blueprint, name: str) -> list[str]:
 
 
 def _start(
-    layout: Layout, plan: Blueprint, engine: Engine, image: HostImage, base: Booted
+    layout: Layout, flavour: Flavour, plan: Blueprint, engine: Engine, image: HostImage, base: Booted
 ) -> Sequence[machine.Machine]:
     """Start every QEMU, one after the other: each listens for the next."""
     found = []
     for number, host in enumerate(plan.hosts):
         files = host_files(layout, plan, number, image)
-        begun = machine.start(layout.folder, host.name, engine, plan.options, files, image.cmdline, base.state)
+        begun = machine.start(layout.folder, host.name, flavour, engine, plan.options, files, base.state)
         machine.listens(begun)
         found.append(begun)
     return found
 
 
-def _up(layout: Layout, plan: Blueprint, running: machine.Machine, base: Booted, reporter: Reporter) -> None:
+def _up(
+    layout: Layout, flavour: Flavour, plan: Blueprint, base: Booted, reporter: Reporter, running: machine.Machine
+) -> None:
     """Have a host take on its identity, and see that its libvirt is the one that it should be."""
     name = running.name
     with LineSocket.open(running.files.channel, timeout=60.0) as channel:
@@ -153,13 +165,13 @@ def _up(layout: Layout, plan: Blueprint, running: machine.Machine, base: Booted,
         with step(reporter, f"{name} settled"):
             machine.settle(running, channel, lambda what: reporter(Advanced(f"{name} settled", 0, None, what)))
     host = next(h for h in plan.hosts if h.name == name)
-    with step(reporter, f"{name} answers", config.uri(layout, host)):
-        _answers(layout, host, running)
+    with step(reporter, f"{name} answers", config.uri(flavour.kind, layout, host)):
+        _answers(flavour.kind, layout, host, running)
 
 
-def _answers(layout: Layout, host: HostPlan, running: machine.Machine) -> None:
+def _answers(kind: str, layout: Layout, host: HostPlan, running: machine.Machine) -> None:
     try:
-        with Host.connect(config.uri(layout, host)) as found:
+        with Host.connect(config.uri(kind, layout, host)) as found:
             answered = ET.fromstring(found.capabilities()).findtext("host/uuid")  # noqa: S314 - from our own host
     except VmkitError as e:
         raise running.failed(f"libvirt of {host.name} over ssh: {e.message}") from e

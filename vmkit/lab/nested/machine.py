@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import Final
 
 from vmkit.errors import DeadlineError, EffectError, UnreachableError
-from vmkit.lab.kvm.command import Engine, Files, command
-from vmkit.lab.kvm.engine import environment
-from vmkit.lab.kvm.options import KvmOptions
 from vmkit.lab.layout import MARK
+from vmkit.lab.nested.emulator import environment
+from vmkit.lab.nested.flavour import Flavour
+from vmkit.lab.nested.hardware import Engine, Files
+from vmkit.lab.nested.options import HostOptions
 from vmkit.system.clock import Deadline
 from vmkit.system.lines import LineSocket, Qmp
 from vmkit.system.longrun import tail
 from vmkit.system.process import ProcessId, spawn
 
-BOOT_WITHIN: Final = 600.0
-"""Seconds for a host to boot. It takes 30 on two quiet cores under TCG (measured)."""
+CRASHES: Final = ("Kernel panic - not syncing", "Panic on CPU", "Domain 0 crashed", "Domain 0 shutdown:")
+"""What Linux and Xen say on the console when a host will not come up any more (panic() of both; hwdom_shutdown)."""
 SETTLE_WITHIN: Final = 600.0
 """Seconds for a host to take on its identity. It takes 5 (measured)."""
 _SAY_AGAIN: Final = 3.0
 _LOAD_WITHIN: Final = 180.0
 _SAVE_WITHIN: Final = 180.0
+
+
+class CrashedError(EffectError):
+    """The kernel or the hypervisor of a host says on the console that it has crashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,13 @@ class Machine:
         name: of the host: 'h1'.
         process: QEMU.
         files: what is its own.
+        boot_within: seconds that its boot may take.
     """
 
     name: str
     process: ProcessId
     files: Files
+    boot_within: float
 
     def failed(self, text: str) -> EffectError:
         """An error with the end of what host and QEMU have said."""
@@ -48,33 +55,41 @@ class Machine:
 
 
 def start(
-    lab: Path, name: str, engine: Engine, options: KvmOptions, files: Files, base: str, state: Path | None = None
+    lab: Path,
+    name: str,
+    flavour: Flavour,
+    engine: Engine,
+    options: HostOptions,
+    files: Files,
+    state: Path | None = None,
 ) -> Machine:
     """Start a host's QEMU, which carries the mark of a lab's folder.
 
     Args:
         lab: folder of the lab that it belongs to.
         name: of the host.
+        flavour: its kind.
         engine: what runs it.
         options: its hardware.
         files: what is its own.
-        base: kernel command line of the image.
         state: a saved machine to load; it is then paused.
 
     Raises:
         UnsupportedError, EffectError: QEMU does not start.
     """
-    argv = command(f"{lab.name}/{name}", engine, options, files, base)
+    argv = flavour.command(f"{lab.name}/{name}", engine, options, files, flavour.cmdline)
     log = files.folder / "qemu.log"
     env = {MARK: str(lab), **environment(engine)}
     if state is None:
-        return Machine(name, spawn(argv, log=log, env=env), files)
+        return Machine(name, spawn(argv, log=log, env=env), files, flavour.boot_within)
     if engine.version >= (8, 2):
-        return Machine(name, spawn([*argv, "-S", "-incoming", f"file:{state}"], log=log, env=env), files)
+        return Machine(
+            name, spawn([*argv, "-S", "-incoming", f"file:{state}"], log=log, env=env), files, flavour.boot_within
+        )
     with state.open("rb") as f:
         # Older ones take an open file for a connection (docs of QEMU's migration, `fd:`).
         argv += ["-S", "-incoming", f"fd:{f.fileno()}"]
-        return Machine(name, spawn(argv, log=log, env=env, pass_fds=(f.fileno(),)), files)
+        return Machine(name, spawn(argv, log=log, env=env, pass_fds=(f.fileno(),)), files, flavour.boot_within)
 
 
 def listens(machine: Machine) -> None:
@@ -129,9 +144,10 @@ def booted(machine: Machine, channel: LineSocket, advance: Callable[[float], Non
 
     Raises:
         EffectError: it ended.
+        CrashedError: it has crashed, by its console.
         DeadlineError: it did not in time.
     """
-    for line in _said(machine, channel, BOOT_WITHIN, advance, "the boot"):
+    for line in _said(machine, channel, machine.boot_within, advance, "the boot"):
         if line == "booted":
             return
 
@@ -144,6 +160,7 @@ def settle(machine: Machine, channel: LineSocket, advance: Callable[[str], None]
 
     Raises:
         EffectError: it could not, and says why; or it ended.
+        CrashedError: it has crashed, by its console.
         DeadlineError: it did not in time.
     """
     heard = False
@@ -180,6 +197,8 @@ def _said(
             yield line
         elif not machine.process.alive():
             raise machine.failed(f"{machine.name} ended during {what}")
+        elif crash := crashed(machine.files.console):
+            raise CrashedError(f"{machine.name} crashed during {what}: {crash}", details=tail(machine.files.console))
         elif deadline.passed:
             raise DeadlineError(
                 f"{what} of {machine.name}: not within {seconds:g} s",
@@ -187,6 +206,15 @@ def _said(
                 hint="the machine may be busy: see what runs (top), and try again",
             )
         advance(deadline.elapsed)
+
+
+def crashed(console: Path) -> str | None:
+    """The line of a console that says that the host has crashed; None if there is none."""
+    try:
+        text = console.read_text(errors="replace")
+    except OSError:
+        return None
+    return next((line.strip() for line in text.splitlines() if any(word in line for word in CRASHES)), None)
 
 
 def save(machine: Machine, target: Path) -> None:
