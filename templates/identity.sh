@@ -2,7 +2,7 @@
 #
 # Variables that are set before: name, machine_id, now (seconds since 1970), seed (hexadecimal, for random numbers),
 # seedless (yes: the disk that cloud-init read is empty now), and
-# cards: one line a card: OLD-MAC NEW-MAC ADDRESS|dhcp|none GATEWAY|- OLD-ADDRESS|-
+# cards: one line a card: OLD-MAC NEW-MAC ADDRESS|dhcp|none GATEWAY|- OLD-ADDRESS|dhcp|none OLD-GATEWAY|-
 # The cables are pulled while this runs; addresses are asked for in the background as soon as they are plugged in.
 # Programs are few: on an emulated CPU each one that is started takes tens of milliseconds.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -33,6 +33,25 @@ if [ -d /etc/cloud/cloud.cfg.d ]; then
 fi
 [ ! -d /var/lib/systemd ] || rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret 2>/dev/null
 
+# A card gets its address in another way than in the source. The file goes before those of cloud-init and netplan.
+readdress() { # CARD MAC ADDRESS|dhcp|none GATEWAY|-
+  [ ! -x /etc/udhcpc ] || return 0 # addressed by hand below
+  if ! { have networkctl && systemctl -q is-active systemd-networkd; }; then
+    log "card $1 cannot change from the address of the source to $3: systemd-networkd does not run" >&2
+    exit 1
+  fi
+  {
+    printf '[Match]\nMACAddress=%s\n\n[Network]\n' "$2"
+    case $3 in
+      dhcp) printf 'DHCP=yes\n' ;;
+      none) printf 'DHCP=no\nIPv6AcceptRA=no\n' ;;
+      *) printf 'Address=%s\n' "$3" ;;
+    esac
+    [ "$4" = - ] || printf 'Gateway=%s\n' "$4"
+  } >"/etc/systemd/network/05-vmkit-$1.network"
+  chmod 644 "/etc/systemd/network/05-vmkit-$1.network"
+}
+
 cards_left=$cards
 while [ -n "$cards_left" ]; do
   line=${cards_left%%
@@ -44,7 +63,7 @@ while [ -n "$cards_left" ]; do
     *) cards_left= ;;
   esac
   set -- $line
-  [ $# -ge 5 ] || continue
+  [ $# -ge 6 ] || continue
   for path in /sys/class/net/*; do
     [ -e "$path/device" ] && [ ! -e "$path/master" ] || continue
     read -r mac <"$path/address"
@@ -57,12 +76,18 @@ while [ -n "$cards_left" ]; do
       ip link set dev "$card" up
     }
     changed="$changed $card=$3=$4"
+    case $3=$5=$6 in
+      */*=*/*=-) [ "$4" = - ] || readdress "$card" "$2" "$3" "$4" ;;
+      */*=*/*) ;; # an address for an address: below
+      *) [ "$3" = "$5" ] || readdress "$card" "$2" "$3" "$4" ;;
+    esac
   done
   for file in /etc/netplan/* /etc/systemd/network/* /run/systemd/network/* /etc/network/interfaces \
     /etc/network/interfaces.d/* /etc/NetworkManager/system-connections/* /etc/udev/rules.d/*; do
     [ -f "$file" ] || continue
     sed -i "s/$1/$2/gI" "$file"
-    [ "$5" = - ] || [ "$3" = dhcp ] || [ "$3" = none ] || sed -i "s|$5|$3|g" "$file"
+    case $3=$5 in */*=*/*) sed -i "s|$5|$3|g" "$file" ;; esac
+    [ "$4" = - ] || [ "$6" = - ] || [ "$4" = "$6" ] || sed -i "s|$6|$4|g" "$file"
   done
 done
 

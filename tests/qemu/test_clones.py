@@ -149,13 +149,16 @@ def test_live_copies_go_on_from_one_moment(host: Client, pair: Lab) -> None:
 
 @pytest.mark.timeout(1500)  # of which most may be the first boot of `debian_vm`
 def test_live_copy_of_debian(debian_vm: Vm, client_h1: Client) -> None:
-    """A process that counts in its own memory goes on in both, and the copy is another machine."""
+    """A process that counts in its own memory goes on in both; the copy is another machine, with a fixed address."""
+    gateway = inside(debian_vm, "ip route show default").split()[2]
+    address = f"{gateway.rpartition('.')[0]}.223"
     tell = "echo $(cat /run/count) $(cat /etc/machine-id) $(hostname) $(sha256sum </etc/ssh/ssh_host_ed25519_key.pub)"
     count = "n=0; while sleep 0.1; do n=$((n+1)); echo $n >/run/count.new; mv /run/count.new /run/count; done"
     inside(debian_vm, f"sh -c '{count}' >/dev/null 2>&1 </dev/null & echo $! >/run/count.pid; sleep 3")
     try:
         before = int(inside(debian_vm, "cat /run/count"))
-        made = client_h1.clones.clone(debian_vm.name, ["deb2"], wait=True, deadline=600)
+        wish = f"{address}/24,gateway={gateway}"
+        made = client_h1.clones.clone(debian_vm.name, ["deb2"], address=wish, wait=True, deadline=600)
         copy = client_h1.vms.get("deb2")
         assert made[0].kind == "live"
         theirs, ours = inside(debian_vm, tell).split(), inside(copy, tell).split()
@@ -167,7 +170,10 @@ def test_live_copy_of_debian(debian_vm: Vm, client_h1: Client) -> None:
         assert mac != debian_vm.details().nics[0].mac
         assert mac in inside(copy, "cat /sys/class/net/*/address").split()
         assert made[0].ready is not None
-        assert made[0].ready.address not in debian_vm.details().addresses
+        assert made[0].ready.address == address
+        assert address not in debian_vm.details().addresses
+        assert inside(copy, "ip -4 -o addr show scope global | awk '{print $4}'") == f"{address}/24"
+        assert inside(copy, "ip route show default").split()[2] == gateway
     finally:
         inside(debian_vm, "kill $(cat /run/count.pid); rm -f /run/count*")
         for row in client_h1.vms.list():

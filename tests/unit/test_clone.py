@@ -164,6 +164,12 @@ def test_fixed_addresses_count_on_and_are_never_shared() -> None:
     ]
     assert addressed(fixed, "192.0.2.9/24", 0, name="web")[0].gateway == "192.0.2.1"
     assert addressed(fixed, "dhcp", 0, name="web")[0].gateway is None
+    given = addressed(CARDS, "192.0.2.9/24,gateway=192.0.2.254", 1, name="web")[0]
+    assert (given.address, given.gateway) == ("192.0.2.10/24", "192.0.2.254")
+    with pytest.raises(SpecError, match="the gateway '192.0.2' is no IP address"):
+        addressed(CARDS, "192.0.2.9/24,gateway=192.0.2", 0, name="web")
+    with pytest.raises(SpecError, match="goes with a fixed address"):
+        addressed(CARDS, "dhcp,gateway=192.0.2.1", 0, name="web")
     second = (*CARDS, replace(fixed[0], index=1))
     assert addressed(second, None, 0, name="web")[1].address == "none"
     for wrong in ("192.0.2.9", "nonsense/24", "192.0.2.9/99"):
@@ -181,7 +187,7 @@ def test_the_spec_of_a_copy_says_its_own_address() -> None:
     assert respecced({"name": "web"}, identity) == {"name": "copy"}
     wired = {**SPEC, "nics": [{"network": "none"}, {"network": "lab", "address": "192.0.2.5/24"}]}
     assert cards_of(XML, wired) == (
-        Card("52:54:00:00:00:01", "52:54:00:00:00:01", "192.0.2.5/24", None, "192.0.2.5/24", 1),
+        Card("52:54:00:00:00:01", "52:54:00:00:00:01", "192.0.2.5/24", None, "192.0.2.5/24", None, 1),
     )
 
 

@@ -28,7 +28,7 @@ COLUMNS: Final = [("NAME", "name"), ("KIND", "kind"), ("STATE", "state"), ("READ
 @click.option(
     "--address",
     metavar="A/P",
-    help="Address of the first NIC: dhcp, none or ADDRESS/PREFIX; further copies count on from it.",
+    help="Address of the first NIC: dhcp, none or ADDRESS/PREFIX[,gateway=ADDRESS]; further copies count on from it.",
 )
 @click.option("--to", metavar="URI", help="Host for the copies, if not that of NAME: qemu+ssh://root@host/system")
 @click.option("--no-start", is_flag=True, help="Leave a copy of a VM that is shut off shut off, too.")

@@ -6,7 +6,7 @@ import secrets
 import uuid as uuids
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
@@ -25,7 +25,7 @@ class Card:
         old, mac: MAC address before and now.
         address: 'dhcp', 'none' or ADDRESS/PREFIX.
         gateway: default route that goes with a fixed address.
-        old_address: fixed address before; '' for none.
+        old_address, old_gateway: what the source has, likewise.
         index: its number in the spec's `nics`.
     """
 
@@ -33,7 +33,8 @@ class Card:
     mac: str
     address: str = "dhcp"
     gateway: str | None = None
-    old_address: str = ""
+    old_address: str = "dhcp"
+    old_gateway: str | None = None
     index: int = 0
 
 
@@ -78,8 +79,8 @@ def cards_of(xml: str, spec: Mapping[str, Any]) -> tuple[Card, ...]:
     for number, mac in enumerate(macs):
         index, nic = wired[number] if len(wired) == len(macs) else (number, {})
         address = str(nic.get("address", "dhcp"))
-        fixed = address if address not in ("dhcp", "none") else ""
-        found.append(Card(mac, mac, address, nic.get("gateway"), fixed, index))
+        gateway = nic.get("gateway")
+        found.append(Card(mac, mac, address, gateway, address, gateway, index))
     return tuple(found)
 
 
@@ -89,7 +90,7 @@ def addressed(cards: Sequence[Card], wish: str | None, number: int, *, name: str
     Args:
         cards: of the source.
         wish: for the first card: 'dhcp', 'none', or ADDRESS/PREFIX of the first copy, from which further ones count
-            on; None is what the source has.
+            on, with ',gateway=ADDRESS' where it is not the source's; None is what the source has.
         number: of the copy.
         name: of the source, for messages.
 
@@ -101,8 +102,8 @@ def addressed(cards: Sequence[Card], wish: str | None, number: int, *, name: str
         raise SpecError(f"{name} has no network card", path="--address")
     for i, card in enumerate(cards):
         if i == 0 and wish is not None:
-            result[0] = replace(card, address=_counted(wish, number), gateway=card.gateway if "/" in wish else None)
-        elif card.old_address:
+            result[0] = _wished(card, wish, number)
+        elif "/" in card.old_address:
             which = "its card" if len(cards) == 1 else f"its card {i}"
             if i:  # what only the first card can be told anew
                 result[i] = replace(card, address="none", gateway=None)
@@ -115,11 +116,27 @@ def addressed(cards: Sequence[Card], wish: str | None, number: int, *, name: str
     return tuple(result)
 
 
+def _wished(card: Card, wish: str, number: int) -> Card:
+    words, given, gateway = wish.partition(",gateway=")
+    address = _counted(words, number)
+    if "/" not in address:
+        if given:
+            raise SpecError(f"'{wish}': a gateway goes with a fixed address", path="--address")
+        return replace(card, address=address, gateway=None)
+    if given:
+        try:
+            gateway = str(ip_address(gateway))
+        except ValueError:
+            raise SpecError(f"the gateway '{gateway}' is no IP address", path="--address") from None
+    return replace(card, address=address, gateway=gateway or card.gateway)
+
+
 def _counted(wish: str, number: int) -> str:
     if wish in ("dhcp", "none"):
         return wish
     if "/" not in wish:
-        raise SpecError(f"'{wish}' is not ADDRESS/PREFIX", path="--address", hint="write it like 192.0.2.10/24")
+        hint = "write it like 192.0.2.10/24 or 192.0.2.10/24,gateway=192.0.2.1"
+        raise SpecError(f"'{wish}' is not ADDRESS/PREFIX", path="--address", hint=hint)
     try:
         first = ip_interface(wish)
     except ValueError:

@@ -17,7 +17,11 @@ PATIENCE = 180.0
 
 def script(identity: Identity, now: int) -> str:
     """What a shell in the guest reads: variables, then templates/identity.sh."""
-    lines = [f"{c.old} {c.mac} {c.address} {c.gateway or '-'} {c.old_address or '-'}" for c in identity.cards if c.old]
+    lines = [
+        f"{c.old} {c.mac} {c.address} {c.gateway or '-'} {c.old_address} {c.old_gateway or '-'}"
+        for c in identity.cards
+        if c.old
+    ]
     given = {
         "name": identity.name,
         "machine_id": identity.machine_id,
@@ -47,5 +51,5 @@ def take_identity(domain: Domain, identity: Identity) -> None:
     if done.status != 0:
         raise EffectError(
             f"{domain.name} did not take its identity: {(done.stderr or done.stdout).strip()[-200:]}",
-            hint=f"it needs a POSIX shell and ip: vmkit log {domain.name}",
+            hint="it needs a POSIX shell and ip, and systemd-networkd for another kind of address than the source's",
         )
