@@ -242,7 +242,8 @@ def test_the_record_is_appended_to_and_learned_from(tmp_path: Path, monkeypatch:
     assert lines[0].predicted["total"] == asdict(prediction.total)
     learned = record.learn(lines, "u", "qemu://a", "qemu://b")
     assert learned.bandwidth == flat(90 * MIB)
-    assert learned.setup == Range(0.5, 0.75, 1.0)
+    sending = 200 / 90
+    assert learned.setup == Range(2.5 - sending, pytest.approx(2.75 - sending), 3.0 - sending)
     assert learned.used is not None
     assert learned.used.likely == 180 * MIB
     assert record.learn(lines, "u", "qemu://a", "qemu://c").bandwidth is None

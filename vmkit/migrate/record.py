@@ -21,6 +21,9 @@ from vmkit.migrate.predict import Prediction, Range
 from vmkit.system.files import ensure_dir, home
 
 RECENT: Final = 10
+LATEST: Final = 5
+"""How many of the last migrations say what one takes beside the sending: most of it is the start of a QEMU at the
+target, and that takes the longer the busier that host is."""
 ENOUGH_BYTES: Final = 16 * 2**20
 _TAIL: Final = 4 * 2**20
 
@@ -79,7 +82,8 @@ class Learned:
         bandwidth, link: bytes a second between the two hosts without a limit, while the guest runs and while it stands
             still.
         used: bytes of the VM's memory that had to cross.
-        setup, extra: seconds beside the sending.
+        setup, extra: seconds beside the sending: of the whole, the start of the QEMU at the target included, and of the
+            switch-over.
     """
 
     bandwidth: Range | None = None
@@ -186,15 +190,20 @@ def learn(lines: Iterable[Line], uuid: str, source: str, target: str) -> Learned
         for o in between
         if o.technique == "pre-copy" and o.downtime_ms and o.stop_bytes >= ENOUGH_BYTES
     ]
-    setup = [(o.total_ms - o.transfer_ms) / 1000 for o in between if o.transfer_ms]
+    setup = [o.total_ms / 1000 - o.bytes_sent / o.bandwidth for o in between if o.bandwidth and _one_way(o)]
     used = [float(li.outcome.first_pass) for li in lines if li.uuid == uuid and li.outcome.first_pass]
     return Learned(
         bandwidth=_range(bandwidth),
         link=_range([*bandwidth, *stops]),
         used=_range(used, spread=0.05),
-        setup=_range(setup),
+        setup=_range([s for s in setup if s > 0][-LATEST:]),
         extra=_range(sorted(extra)[: max(3, len(extra) // 2)]),
     )
+
+
+def _one_way(o: Outcome) -> bool:
+    """Whether its bandwidth, which QEMU takes over the whole time in which it sends, is one of sending alone."""
+    return o.technique != "post-copy" and bool(o.transfer_ms)
 
 
 def accuracy(lines: list[Line]) -> Accuracy:
