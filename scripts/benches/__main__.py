@@ -9,12 +9,15 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from measure import BenchError, machine
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 HERE = Path(__file__).parent
-AREAS = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__main__", "measure"))
+AREAS = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__main__", "measure", "migrate_table"))
 
 
 def main() -> int:
@@ -28,6 +31,7 @@ def main() -> int:
     parser.add_argument("name", help="what to measure")
     parser.add_argument("--quick", action="store_true", help="fewer runs: to see that it works, not to quote")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it as well, as SVG: migrate")
     parser.add_argument("-c", "--connect", metavar="URI", help="host for those commands that need one")
     args = parser.parse_args()
     if args.name not in AREAS:
@@ -49,7 +53,10 @@ def main() -> int:
         "machine": machine(),
         **result,
     }
+    drawn = result.pop("picture", "")
     show(result)
+    if args.picture and drawn:
+        args.picture.write_text(drawn + "\n")
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if args.quick or all(c["holds"] for c in result["claims"]) else 1
@@ -57,9 +64,30 @@ def main() -> int:
 
 def show(result: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
+    rows(console, result)
+    for claim in result["claims"]:
+        mark = "[green]holds[/]" if claim["holds"] else "[red]does not hold[/]"
+        console.print(f"{claim['claim']}: ratio {claim['ratio']}, {mark}")
+    m = result["machine"]
+    versions = ", ".join(f"{k} {v.removeprefix('vmkit ')}" for k, v in result["versions"].items())
+    console.print(f"machine: {m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB, {m['system']}, kernel {m['kernel']},")
+    console.print(
+        f"         load {m['load_1min']}; Python {m['python']}, {versions}; host {result['uri']}", soft_wrap=True
+    )
+
+
+def rows(console: Console, result: dict[str, Any]) -> None:
+    """What was measured: a table of its own if the area has one, else one row for each thing."""
+    from rich.table import Table
+
+    if wide := result.get("table"):
+        table = Table(*wide["columns"], title=f"{result['area']}: {wide['title']}")
+        for line in wide["lines"]:
+            table.add_row(*line)
+        console.print(table)
+        return
     what = result.get("measured_is", f"wall time, {result['rows'][0]['runs']} runs of each, interleaved")
     table = Table(title=f"{result['area']}: {what}")
     table.add_column("command")
@@ -71,15 +99,6 @@ def show(result: dict[str, Any]) -> None:
         last = (f"{r['slowest']:.1f}",) if slowest else ()
         table.add_row(r["name"], f"{r['median']:.1f}", spread, f"{r['fastest']:.1f}", *last, share)
     console.print(table)
-    for claim in result["claims"]:
-        mark = "[green]holds[/]" if claim["holds"] else "[red]does not hold[/]"
-        console.print(f"{claim['claim']}: ratio {claim['ratio']}, {mark}")
-    m = result["machine"]
-    versions = ", ".join(f"{k} {v.removeprefix('vmkit ')}" for k, v in result["versions"].items())
-    console.print(f"machine: {m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB, {m['system']}, kernel {m['kernel']},")
-    console.print(
-        f"         load {m['load_1min']}; Python {m['python']}, {versions}; host {result['uri']}", soft_wrap=True
-    )
 
 
 if __name__ == "__main__":
