@@ -16,6 +16,7 @@ import pytest
 
 from tests.qemu.conftest import hosts_apart
 from tests.qemu.faults import CELLS, Arena, Fault, Phase, Trial, strike
+from tests.qemu.witness import qemu_of
 from vmkit.client import Client
 from vmkit.image.manifest import Image
 from vmkit.image.place import POOL
@@ -78,6 +79,9 @@ def ready(arena: Arena) -> Iterator[Arena]:
     if sorted(states) == ["-", "running"]:
         return
     keep = next((i for i, s in enumerate(states) if s == "running"), states.index(next(s for s in states if s != "-")))
+    for i in range(len(arena.hosts)):
+        if i != keep and states[i] != "-" and qemu_of(arena.inits[i], arena.name) is None:
+            arena.restart_libvirtd(i)  # it may hang over what is gone
     for i, host in enumerate(arena.hosts):
         for domain in (d for d in host.domains() if d.name == arena.name):
             if domain.state().active and (i != keep or states[i] != "running"):

@@ -134,6 +134,15 @@ class Arena(Mover):
     def start_libvirtd(self, at: int) -> None:
         self.enter(at, "libvirtd", "-d", "--config", "/etc/libvirt/libvirtd.conf")
 
+    def restart_libvirtd(self, at: int) -> None:
+        """As somebody would whose libvirtd hangs over a domain that has no process any more."""
+        for pid in processes_in(self.inits[at], "libvirtd"):
+            os.kill(pid, signal.SIGKILL)
+        self.enter(at, "rm", "-f", f"/run/libvirt/qemu/{self.name}.xml")
+        time.sleep(RESTART_S)
+        self.start_libvirtd(at)
+        self.look_anew()
+
     def link(self, at: int, state: str) -> None:
         self.enter(at, "ip", "link", "set", "uplink", state)
 
@@ -296,7 +305,7 @@ def judge(arena: Arena, trial: Trial, witness: Witness, blow: Strike, at: int, s
     if "running" not in states and mine and any(s in ("shut off", "crashed") for s in states):
         trial.outcome = "lost" if trial.outcome != "open" else "open"
         return
-    if trial.outcome == "open" and fits_open(trial, blow, states):
+    if trial.outcome == "open" and (fits_open(trial, blow, states) or stuck(arena, blow, states, at)):
         return
     trial.wrong.append(f"it is {states}, journal {[r.phase for r in records()]}, vmkit: {trial.said}")
 
@@ -305,6 +314,16 @@ def fits_open(trial: Trial, blow: Strike, states: list[str]) -> bool:
     """Whether nobody can know: the target's QEMU was killed when it may have begun to run the guest."""
     late = trial.phase in (Phase.SWITCH.value, Phase.FINISH.value, Phase.CLEANUP.value)
     return late and blow.fault is Fault.TARGET_QEMU and "running" not in states
+
+
+def stuck(arena: Arena, blow: Strike, states: list[str], at: int) -> bool:
+    """Whether the target's libvirtd hangs over a QEMU that is gone.
+
+    libvirt 11.3 that was killed while it started the incoming QEMU can hold that domain's lock for good, through later
+    starts too: nobody but root of that host, who removes its note of the domain, ends that.
+    """
+    gone = qemu_of(arena.inits[1 - at], arena.name) is None
+    return blow.fault is Fault.TARGET_LIBVIRTD and gone and (states[at], states[1 - at]) == ("running", "paused")
 
 
 def debris(arena: Arena, there: int) -> list[str]:
