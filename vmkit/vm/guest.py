@@ -31,9 +31,7 @@ def answers(domain: Domain) -> bool:
     return True
 
 
-def call(
-    domain: Domain, command: str, arguments: dict[str, Any], *, timeout: int = _PATIENCE, line: float = _LINE
-) -> Any:
+def call(domain: Domain, command: str, arguments: dict[str, Any], *, timeout: int = _PATIENCE) -> Any:
     """What the agent returns to a command; waits a moment for an agent that is not on the line.
 
     libvirt learns a moment after a VM went on from memory (restored, reverted, moved) that its agent is there.
@@ -43,12 +41,11 @@ def call(
         command: as in the QEMU guest agent protocol reference.
         arguments: its arguments.
         timeout: whole seconds for the answer.
-        line: seconds until the agent has to be on the line.
 
     Raises:
         UnreachableError, EffectError: the agent is not there, does not answer, or refuses.
     """
-    deadline = Deadline(line)
+    deadline = Deadline(_LINE)
     while True:
         try:
             return domain.agent(command, arguments, timeout=timeout)
@@ -65,7 +62,6 @@ def run(
     timeout: float = 60.0,
     stdin: bytes | None = None,
     patience: int = _PATIENCE,
-    line: float = _LINE,
 ) -> Completed:
     """Run a program in the guest, without a shell, to its end.
 
@@ -75,7 +71,6 @@ def run(
         timeout: seconds until it has to have ended.
         stdin: what it reads.
         patience: whole seconds that the agent has for each answer.
-        line: seconds until the agent has to be on the line.
 
     Raises:
         EffectError: the agent does not answer, or cannot start the program.
@@ -85,7 +80,7 @@ def run(
     if stdin is not None:
         arguments["input-data"] = base64.b64encode(stdin).decode()
     try:
-        pid = call(domain, "guest-exec", arguments, timeout=patience, line=line)["pid"]
+        pid = call(domain, "guest-exec", arguments, timeout=patience)["pid"]
     except VmkitError as e:
         raise EffectError(
             f"cannot run '{argv[0]}' in {domain.name}: {e.message}",

@@ -7,6 +7,7 @@ import time
 
 from vmkit.errors import EffectError
 from vmkit.hypervisor.domain import Domain
+from vmkit.system.clock import Deadline
 from vmkit.system.templates import template
 from vmkit.vm import guest
 from vmkit.vm.clone.identity import Identity
@@ -40,14 +41,15 @@ def take_identity(domain: Domain, identity: Identity) -> None:
     The cables are pulled while this runs. Addresses are asked for once they are plugged in.
 
     Raises:
-        EffectError: the agent does not answer, or the script failed.
-        DeadlineError: the script did not come to its end.
+        EffectError: the script failed.
+        DeadlineError: the agent does not answer, or the script did not come to its end.
     """
-    text = script(identity, int(time.time()))
-    # Nothing is asked of the agent before: what it does first in a copy costs the most, as no code is translated yet.
-    done = guest.run(
-        domain, ["/bin/sh", "-s"], stdin=text.encode(), timeout=PATIENCE, patience=int(PATIENCE), line=PATIENCE
+    # What is sent in the first moment after a start from memory may be lost: so a ping first, which is given up soon.
+    Deadline(PATIENCE).wait_for(
+        f"the guest agent of {domain.name} does not answer", lambda: guest.answers(domain), interval=0.02
     )
+    text = script(identity, int(time.time()))
+    done = guest.run(domain, ["/bin/sh", "-s"], stdin=text.encode(), timeout=PATIENCE)
     if done.status != 0:
         raise EffectError(
             f"{domain.name} did not take its identity: {(done.stderr or done.stdout).strip()[-200:]}",
