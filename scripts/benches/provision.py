@@ -1,4 +1,4 @@
-"""How long until a guest is ready: vmkit cold and warm, virt-install --import, and bare QEMU, with the same image.
+"""How long until the micro guest is ready: vmkit cold and warm, virt-install --import, and bare QEMU, with one image.
 
 Everything runs on one host of a lab that is made for it (root is needed). 'Ready' is the same for all: the guest agent
 answers, which in the micro guest it does once the network is set up; vmkit waits for the address besides.
@@ -21,9 +21,8 @@ from typing import Any
 
 from measure import BenchError, Sample, output_of
 
-SUMMARY = "a guest from nothing to ready: vmkit cold and warm, virt-install --import, bare QEMU (needs root)"
+SUMMARY = "micro guest from nothing to ready: vmkit cold and warm, virt-install --import, bare QEMU (needs root)"
 LAB = "bench-provision"
-MEMORY = 128
 DEADLINE = 600.0
 BIN = Path(sys.executable).parent
 LIMITS = (("vmkit create", 1.25), ("vmkit create --from-memory", 0.4))
@@ -32,6 +31,11 @@ LIMITS = (("vmkit create", 1.25), ("vmkit create --from-memory", 0.4))
 
 def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
     """Measure; returns rows, ratios and claims."""
+    return compared(["micro"], 128, 5 if quick else 15, uri)
+
+
+def compared(image: list[str], memory: int, runs: int, uri: str | None) -> dict[str, Any]:
+    """Measure with one image, built by `vmkit image build` with these arguments, and so many MiB of memory."""
     if os.geteuid() != 0:
         raise BenchError("it makes a lab of its own: run as root")
     if uri is not None:
@@ -42,11 +46,11 @@ def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
         environment = {**os.environ, "VMKIT_HOME": folder}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         vmkit = [str(BIN / "vmkit")]
-        _say("building the micro image, and a lab ...")
-        _call([*vmkit, "image", "build", "micro"], environment)
+        _say(f"building the image ({' '.join(image)}), and a lab ...")
+        _call([*vmkit, "image", "build", *image, "--name", "guest"], environment)
         _call([*vmkit, "lab", "up", "pair", "--name", LAB], environment)
         try:
-            inside = [sys.executable, str(Path(__file__).resolve()), "5" if quick else "15", folder]
+            inside = [sys.executable, str(Path(__file__).resolve()), str(runs), str(memory), folder]
             done = _call([*vmkit, "lab", "exec", f"{LAB}/h1", "--", *inside], environment, timeout=3600)
         finally:
             _call([*vmkit, "lab", "down", LAB], environment)
@@ -86,17 +90,17 @@ def _call(argv: list[str], environment: dict[str, str], timeout: float = 900) ->
 # -- what follows runs inside the lab's host
 
 
-def inside(runs: int, home: Path) -> dict[str, list[float]]:
+def inside(runs: int, memory: int, home: Path) -> dict[str, list[float]]:
     """Measure each way in rounds; seconds of each run. Each round begins with another way; the first is a warm-up."""
     scratch = home / "scratch"
     scratch.mkdir()
-    host = Host(home, scratch)
+    host = Host(home, scratch, memory)
     _say("booting the guest whose memory the warm start begins from ...")
     with host.source():
         ways: dict[str, Callable[[], Any]] = {
             "bare QEMU": host.bare,
             "virt-install --import": host.virt_install,
-            "vmkit create": lambda: host.vmkit("--image", "micro", "--memory", f"{MEMORY}M", "--nic", "lab"),
+            "vmkit create": lambda: host.vmkit("--image", "guest", "--memory", f"{memory}M", "--nic", "lab"),
             "vmkit create --from-memory": lambda: host.vmkit("--from-memory", "warm"),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -115,18 +119,24 @@ def inside(runs: int, home: Path) -> dict[str, list[float]]:
 class Host:
     """The lab's host, as the ways see it."""
 
-    def __init__(self, home: Path, scratch: Path) -> None:
+    def __init__(self, home: Path, scratch: Path, memory: int) -> None:
         self.scratch = scratch
+        self.memory = memory
         self.program = str(BIN / "vmkit")
-        image = json.loads((home / "images" / "micro" / "manifest.json").read_text())
-        self.files = {part: home / "images" / "micro" / image[part]["file"] for part in ("kernel", "initrd", "disk")}
+        self.pool = home / "lab" / LAB / "pool"
+        image = json.loads((home / "images" / "guest" / "manifest.json").read_text())
+        self.files = {part: home / "images" / "guest" / image[part]["file"] for part in ("kernel", "initrd", "disk")}
         self.cmdline = image["cmdline"]
+        self.mac = "52:54:00:be:0c:01"
+        self.seed: Path | None = None
 
     @contextmanager
     def source(self) -> Iterator[None]:
-        """The image of a memory that the warm way starts from."""
-        nic = ["--image", "micro", "--memory", f"{MEMORY}M", "--nic", "lab"]
+        """The image of a memory that the warm way starts from; what cloud-init read there is for the other ways too."""
+        nic = ["--image", "guest", "--memory", f"{self.memory}M", "--nic", f"lab,mac={self.mac}"]
         self._do(self.program, "create", "source", *nic, "--wait", "--deadline", "600s")
+        if (made := self.pool / "source-seed.iso").exists():
+            self.seed = Path(shutil.copy(made, self.scratch / "seed.iso"))
         self._do(self.program, "image", "from-vm", "source", "--name", "warm")
         self._do(self.program, "delete", "--force", "source")
         yield
@@ -146,11 +156,13 @@ class Host:
 
         libvirt.registerErrorHandler(lambda *_: None, None)
         disk = self._overlay()
+        seed = ["--disk", f"path={self.seed},bus=virtio,readonly=on,driver.type=raw"] if self.seed else []
         boot = f"kernel={self.files['kernel']},initrd={self.files['initrd']},kernel_args={self.cmdline}"
         self._do(
-            *("virt-install", "--import", "--name", "guest", "--memory", str(MEMORY), "--vcpus", "1"),
+            *("virt-install", "--import", "--name", "guest", "--memory", str(self.memory), "--vcpus", "1"),
             *("--virt-type", "qemu", "--osinfo", "detect=off,require=off", "--machine", "q35"),
-            *("--disk", f"path={disk},bus=virtio", "--network", "network=lab,model=virtio", "--graphics", "none"),
+            *("--disk", f"path={disk},bus=virtio", *seed, "--graphics", "none"),
+            *("--network", f"network=lab,model=virtio,mac={self.mac}"),
             *("--channel", "unix,target.type=virtio,target.name=org.qemu.guest_agent.0", "--rng", "/dev/urandom"),
             *("--boot", boot, "--noautoconsole", "--quiet"),
         )
@@ -175,12 +187,13 @@ class Host:
     def bare(self) -> Iterator[None]:
         """QEMU with the devices that the guest needs, and no more."""
         disk, agent = self._overlay(), self.scratch / "agent"
+        seed = ["-drive", f"file={self.seed},if=virtio,format=raw,readonly=on"] if self.seed else []
         argv = [
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"),
-            *("-accel", "tcg", "-m", f"{MEMORY}M", "-smp", "1", "-append", self.cmdline),
+            *("-accel", "tcg", "-m", f"{self.memory}M", "-smp", "1", "-append", self.cmdline),
             *("-kernel", str(self.files["kernel"]), "-initrd", str(self.files["initrd"])),
             *("-drive", f"file={disk},if=none,id=d0,format=qcow2", "-device", "virtio-blk-pci,drive=d0"),
-            *("-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="),
+            *(*seed, "-netdev", "user,id=n0", "-device", f"virtio-net-pci,netdev=n0,romfile=,mac={self.mac}"),
             *("-device", "virtio-rng-pci", "-serial", f"file:{self.scratch / 'console'}"),
             *("-device", "virtio-serial-pci", "-chardev", f"socket,id=ga,path={agent},server=on,wait=off"),
             *("-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0"),
@@ -234,7 +247,7 @@ def _pong(path: Path) -> bool:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(inside(int(sys.argv[1]), Path(sys.argv[2]))))
+        print(json.dumps(inside(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))))
     except BenchError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(4)
