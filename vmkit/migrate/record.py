@@ -21,7 +21,7 @@ from vmkit.migrate.predict import Prediction, Range
 from vmkit.system.files import ensure_dir, home
 
 RECENT: Final = 10
-LATEST: Final = 5
+LATEST: Final = 3
 """How many of the last migrations say what one takes beside the sending: most of it is the start of a QEMU at the
 target, and that takes the longer the busier that host is."""
 ENOUGH_BYTES: Final = 16 * 2**20
