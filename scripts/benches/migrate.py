@@ -204,7 +204,7 @@ def _tell(text: str) -> None:
 
 def _vmkit(bench: Bench, limit: int | None = LIMIT) -> Ran:
     from vmkit.client import Client
-    from vmkit.errors import VmkitError
+    from vmkit.errors import CancelledError, VmkitError
     from vmkit.migrate.replay import load
 
     at = bench.at()
@@ -219,6 +219,8 @@ def _vmkit(bench: Bench, limit: int | None = LIMIT) -> Ran:
         try:
             with Client(bench.uris[at]) as client:
                 done = client.migrations.migrate(VM, bench.uris[1 - at], probe=bench.address, **how)
+        except CancelledError as e:  # SIGTERM and Ctrl-C end a migration in order; here they end the bench
+            raise KeyboardInterrupt from e
         except VmkitError as e:
             wall = _ms(start)
             looks = load(file).looks if file.exists() else []
