@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -105,6 +104,8 @@ def for_each(
             for name in names:
                 one(name)
         else:
+            from concurrent.futures import ThreadPoolExecutor  # one VM alone does not pay for it
+
             with ThreadPoolExecutor(workers, thread_name_prefix="vmkit") as pool:
                 for future in [pool.submit(one, name) for name in names]:
                     future.result()

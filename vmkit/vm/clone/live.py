@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmkit.errors import CancelledError, RefusedError
 from vmkit.hypervisor.domain import Domain
@@ -29,8 +30,10 @@ from vmkit.vm.clone.source import frozen
 from vmkit.vm.console_log import read_or_nothing
 from vmkit.vm.machine import Vm
 from vmkit.vm.many import Outcome
-from vmkit.vm.readiness import Ready
 from vmkit.vm.xml_volumes import raw_xml, volume_xml
+
+if TYPE_CHECKING:
+    from vmkit.vm.readiness import Ready
 
 Checkpoint = Callable[[], None]
 
