@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-TIERS = ("unit", "libvirt", "qemu", "lab_kvm", "leftovers")
+TIERS = ("unit", "libvirt", "qemu", "lab_kvm", "lab_xen", "leftovers")
 """In the order in which they run. Each one takes for granted that those before it passed."""
 
 # A shell starts what it runs in the background with SIGINT ignored, and children inherit that; tests send them SIGINT.

@@ -16,13 +16,13 @@ A test leaves the host as it found it: its VMs deleted, its VFs given back, pf0 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.nested import tier_home
 from vmkit.client import Client
 from vmkit.lab.api import LabHost, Labs
 from vmkit.lab.kvm.options import KvmOptions
@@ -78,27 +78,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """VMKIT_HOME of this whole tier; labs that a failed test left are torn down at its end.
-
-    What labs keep (the host image, the booted host) is taken from, and left in, the folder that $VMKIT_LAB_CACHE names,
-    if it does: for those who run this tier again and again.
-    """
-    folder = tmp_path_factory.mktemp("home")
-    before = os.environ.get("VMKIT_HOME")
-    os.environ["VMKIT_HOME"] = str(folder)
-    if kept := os.environ.get("VMKIT_LAB_CACHE"):
-        (folder / "cache").mkdir()
-        Path(kept).mkdir(parents=True, exist_ok=True)
-        (folder / "cache/lab").symlink_to(kept)
-    try:
+    """VMKIT_HOME of this whole tier."""
+    with tier_home(tmp_path_factory.mktemp("home")) as folder:
         yield folder
-        Labs().down_all()
-    finally:
-        if before is None:
-            del os.environ["VMKIT_HOME"]
-        else:
-            os.environ["VMKIT_HOME"] = before
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="package")

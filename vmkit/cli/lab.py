@@ -11,7 +11,7 @@ from vmkit.cli.render import emit, output_option, progress
 from vmkit.values import Bytes
 
 if TYPE_CHECKING:
-    from vmkit.lab.kvm.options import KvmOptions
+    from vmkit.lab.nested.options import HostOptions
 
 _CACHED = [("NAME", "name"), ("SIZE", "size_text"), ("CREATED", "created"), ("USED BY", "used_by")]
 _COLUMNS = [("NAME", "name"), ("KIND", "kind"), ("STATE", "state"), ("ADDRESS", "address"), ("URI", "uri")]
@@ -23,15 +23,17 @@ def lab() -> None:
 
 
 @lab.command()
-@click.argument("kind", type=click.Choice(["pair", "kvm"]), default="pair")
+@click.argument("kind", type=click.Choice(["pair", "kvm", "xen"]), default="pair")
 @click.option("--name", metavar="NAME", help="Name of the lab; several can be up at a time.  [default: the kind]")
-@click.option("--hosts", type=int, metavar="N", help="How many hosts.  [default: 2, at most 8; kvm: 1, at most 4]")
+@click.option("--hosts", type=int, metavar="N", help="How many hosts.  [default: 2, at most 8; kvm, xen: 1, at most 4]")
 @click.option("--sriov", is_flag=True, help="kvm: an SR-IOV network card with 7 virtual functions, and --iommu.")
 @click.option("--iommu", is_flag=True, help="kvm: an IOMMU with interrupt remapping.")
 @click.option("--hugepages", type=int, metavar="N", help="kvm: set N pages of 2 MiB aside.")
 @click.option("--shadow", is_flag=True, help="kvm: no nested paging; KVM in the hosts uses shadow page tables.")
-@click.option("--memory", metavar="SIZE", help="kvm: memory of each host.  [default: 2752M]")
-@click.option("--vcpus", type=int, metavar="N", help="kvm: virtual CPUs of each host.  [default: 2; 1 on QEMU 7.2]")
+@click.option("--memory", metavar="SIZE", help="kvm, xen: memory of each host.  [default: 2752M; xen: 3G]")
+@click.option(
+    "--vcpus", type=int, metavar="N", help="kvm, xen: CPUs of each host.  [default: 2, or 1 on QEMU 7.2; xen: 1]"
+)
 @output_option
 @click.pass_obj
 def up(context: Context, /, kind: str, name: str | None, hosts: int | None, output: str, **hardware: Any) -> None:
@@ -43,6 +45,8 @@ def up(context: Context, /, kind: str, name: str | None, hosts: int | None, outp
     for. Their Debian image is built once, by root, in some minutes; a host that has booted is kept, so the next one
     with the same hardware is up in seconds.
 
+    xen: virtual machines that run Xen, with a dom0 that libvirt controls (xen+ssh). Emulated, and kept in the same way.
+
     Hosts share a network (lab) with DHCP and, if there are several, a storage pool (vmkit). Guests are moved between
     them with 'vmkit migrate', or with virsh and the URIs that are printed. A lab that is up already is left as it is.
     """
@@ -52,17 +56,25 @@ def up(context: Context, /, kind: str, name: str | None, hosts: int | None, outp
     emit(list(made.hosts), output=output, columns=_COLUMNS)
 
 
-def _options(kind: str, hardware: dict[str, Any]) -> KvmOptions | None:
+def _options(kind: str, hardware: dict[str, Any]) -> HostOptions | None:
     """The hardware that was named; None if none was."""
     given = {key: value for key, value in hardware.items() if value not in (None, False)}
     if not given:
         return None
-    if kind != "kvm":
-        raise click.UsageError(f"--{next(iter(given))} is for nested hosts: vmkit lab up kvm")
-    from vmkit.lab.kvm.options import KvmOptions
-
+    for name in given:
+        if kind == "pair" or (kind == "xen" and name not in ("memory", "vcpus")):
+            what = (
+                "KVM hosts: vmkit lab up kvm" if name not in ("memory", "vcpus") else "hosts: vmkit lab up kvm, or xen"
+            )
+            raise click.UsageError(f"--{name} is for nested {what}")
     if "memory" in given:
         given["memory"] = Bytes.parse(given["memory"], path="--memory")
+    if kind == "xen":
+        from vmkit.lab.xen.options import XenOptions
+
+        return XenOptions(**given)
+    from vmkit.lab.kvm.options import KvmOptions
+
     return KvmOptions(**given)
 
 
@@ -100,7 +112,7 @@ def image() -> None:
 
 
 @image.command()
-@click.argument("kind", type=click.Choice(["kvm"]))
+@click.argument("kind", type=click.Choice(["kvm", "xen"]))
 @output_option
 @click.pass_obj
 def build(context: Context, kind: str, output: str) -> None:

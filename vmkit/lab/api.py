@@ -51,11 +51,12 @@ class Labs:
         What an earlier attempt left behind when it was killed, or what a reboot left, is removed first.
 
         Args:
-            kind: 'pair': hosts in namespaces of this machine; 'kvm': virtual machines that are KVM hosts.
+            kind: 'pair': hosts in namespaces of this machine; 'kvm', 'xen': virtual machines that are KVM
+                hosts, or Xen hosts with a dom0.
             name: by default the kind.
             hosts: how many; a pair has 2 to 8 (default 2), a lab of nested hosts 1 to 4 (default 1).
             reporter: told of each step.
-            options: what nested hosts have (KvmOptions); None for the defaults, or those of one that is up.
+            options: what nested hosts have (KvmOptions, XenOptions); None for the defaults, or those of one that is up.
 
         Raises:
             RefusedError: not root, or this machine lacks the space or the memory.
@@ -170,7 +171,7 @@ class Labs:
 
         found = kind_of(kind)
         if not isinstance(found, NestedKind):
-            raise SpecError(f"labs of the kind {quoted(kind)} have no image", path="kind", hint="kvm has one")
+            raise SpecError(f"labs of the kind {quoted(kind)} have no image", path="kind", hint="kvm and xen have one")
         return build_image(found.flavour(), reporter)
 
     def cached(self) -> Cache:

@@ -13,7 +13,7 @@ from vmkit.lab.state import LabState
 from vmkit.progress import Reporter
 from vmkit.values import quoted
 
-KINDS: Final = {"pair": "vmkit.lab.pair.kind", "kvm": "vmkit.lab.kvm.kind"}
+KINDS: Final = {"pair": "vmkit.lab.pair.kind", "kvm": "vmkit.lab.kvm.kind", "xen": "vmkit.lab.xen.kind"}
 """Kind -> module with its functions, or with an object `KIND` that has them. They are those of `Kind`."""
 
 

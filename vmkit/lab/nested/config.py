@@ -16,7 +16,7 @@ WRAPPER: Final = """#!/bin/sh
 PYTHONPATH=/opt/vmkit exec python3 -P -m vmkit "$@"
 """
 
-_SCHEMES: Final = {"kvm": "qemu"}
+_SCHEMES: Final = {"kvm": "qemu", "xen": "xen"}
 """Kind of a lab -> libvirt's driver on its hosts."""
 
 _COMMON: Final = (

@@ -10,7 +10,7 @@ from vmkit.lab.cache import Cached
 from vmkit.lab.nested.recipe import read_recipe
 from vmkit.progress import Note, Reporter
 
-KINDS: Final = ("kvm",)
+KINDS: Final = ("kvm", "xen")
 """Kinds of labs whose hosts have an image."""
 
 
