@@ -92,6 +92,12 @@ large /proc/meminfo /proc/cmdline /proc/version /proc/swaps /proc/self/limits /p
 small /etc/os-release /etc/default/grub /proc/filesystems /proc/cgroups
 small /proc/xen/capabilities /sys/hypervisor/type /sys/hypervisor/guest_type /sys/hypervisor/version/*
 small /sys/hypervisor/properties/capabilities /proc/device-tree/hypervisor/compatible
+if [ "$(head -c 9 /proc/xen/capabilities 2>/dev/null)" = control_d ]; then
+  answer xl xl info
+  # Xen without live patches says so on the error stream.
+  patches() { xen-livepatch list 2>&1; }
+  answer livepatch patches
+fi
 small /run/systemd/container /run/.containerenv
 node /.dockerenv /proc/vz /run/systemd/system
 small /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name /sys/class/dmi/id/chassis_type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmkit.host import advice_devices, advice_kvm, advice_system
+from vmkit.host import advice_devices, advice_kvm, advice_system, advice_xen
 from vmkit.host.facts.host import HostFacts
 from vmkit.host.finding import ORDER, Finding
 
@@ -14,6 +14,7 @@ def advise(facts: HostFacts) -> tuple[Finding, ...]:
     found: list[Finding] = []
     judges: tuple[Iterator[Finding], ...] = (
         advice_kvm.judge(facts),
+        advice_xen.judge(facts),
         advice_devices.judge(facts),
         advice_system.judge(facts),
     )

@@ -14,10 +14,9 @@ _PC = ("Intel", "AMD", "Hygon", "Centaur", "Zhaoxin")
 
 def judge(facts: HostFacts) -> Iterator[Finding]:
     """Findings about CPU and KVM."""
-    yield from _works(facts)
     if facts.virt.environment is Environment.XEN_DOM0:
-        yield from _xen(facts)
         return
+    yield from _works(facts)
     yield from _extension(facts)
     yield from _device(facts)
     yield from _paging(facts)
@@ -40,8 +39,6 @@ def firmware_setting(facts: HostFacts) -> str:
 
 def _works(facts: HostFacts) -> Iterator[Finding]:
     probe = facts.probe
-    if facts.virt.environment is Environment.XEN_DOM0:
-        return
     if probe.works:
         yield Finding("kvm-works", "kvm", Level.OK, f"KVM runs guests: {probe.reason}")
     elif probe.works is False and facts.kvm.device.present:
@@ -189,21 +186,3 @@ def _interrupts(facts: HostFacts) -> Iterator[Finding]:
     elif kvm.virtual_interrupts:
         posted = "; interrupts of assigned devices are posted" if kvm.posted_interrupts else ""
         yield Finding("virtual-interrupts", "kvm", Level.OK, f"{name} is on{posted}")
-
-
-def _xen(facts: HostFacts) -> Iterator[Finding]:
-    version = facts.virt.xen_version or "of unknown version"
-    yield Finding("xen", "cpu", Level.OK, f"this is the dom0 of Xen {version}")
-    if facts.virt.xen_hvm is False:
-        yield Finding(
-            "xen-no-hvm",
-            "cpu",
-            Level.GAP,
-            "Xen has no hardware virtualisation here: para-virtual guests only",
-            "neither HVM nor PVH guests run; guests that know nothing of Xen cannot be run",
-            (f"firmware: enable {firmware_setting(facts)}",),
-        )
-    elif facts.virt.xen_hvm is None:
-        yield Finding(
-            "xen-hvm-unknown", "cpu", Level.NOTE, "whether Xen runs HVM guests is not known", "", ("xl info",)
-        )

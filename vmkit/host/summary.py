@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from vmkit.host.facts.host import HostFacts
 from vmkit.host.facts.pci import PciFacts
 from vmkit.host.facts.virt import Environment
+from vmkit.host.facts.xen import XenFacts
 from vmkit.host.finding import counted
 from vmkit.values import Bytes
 
@@ -85,7 +86,9 @@ def _topology(facts: HostFacts) -> str:
 
 def _virtualisation(facts: HostFacts) -> str:
     cpu, kvm = facts.cpu, facts.kvm
-    hardware = cpu.extension or ("Xen's" if facts.virt.environment is Environment.XEN_DOM0 else "no VT-x or SVM shown")
+    if facts.virt.environment is Environment.XEN_DOM0:
+        return _xen(facts.xen)
+    hardware = cpu.extension or "no VT-x or SVM shown"
     if cpu.arch and cpu.arch != "x86_64":
         hardware = cpu.arch
     if not cpu.threads:
@@ -99,6 +102,12 @@ def _virtualisation(facts: HostFacts) -> str:
     virtual = {True: f"{name} on", False: f"{name} off", None: ""}[kvm.virtual_interrupts]
     posted = {True: "posted interrupts", False: "", None: ""}[kvm.posted_interrupts]
     return _join([hardware, device, paging, nested, virtual, posted])
+
+
+def _xen(xen: XenFacts) -> str:
+    modes = {"PV": xen.pv, "HVM and PVH": xen.hvm, "HAP": xen.hap, "shadow paging": xen.shadow}
+    known = ", ".join(f"{name} {_yes(value)}" for name, value in modes.items())
+    return f"Xen's: {known}, live patches {_yes(xen.livepatch)}"
 
 
 def _probe(facts: HostFacts) -> str:
@@ -119,7 +128,7 @@ def _huge(facts: HostFacts) -> str:
 def _iommu(facts: HostFacts) -> str:
     pci = facts.pci
     if facts.virt.environment is Environment.XEN_DOM0:
-        return "Xen's: see xl info"
+        return {True: "in use by Xen", False: "not in use", None: "unknown: Xen's"}[facts.xen.iommu]
     if not pci.groups:
         table = {None: "firmware tables unknown", "": "none told of by the firmware"}.get(pci.firmware_table)
         return f"not in use ({table or f'the firmware has {pci.firmware_table}'})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmkit.host.facts import cpu, kvm, libvirt, memory, pci, system, virt
+from vmkit.host.facts import cpu, kvm, libvirt, memory, pci, system, virt, xen
 from vmkit.host.facts.probe import ProbeFacts
 from vmkit.host.tree import Tree
 
@@ -21,6 +21,7 @@ class HostFacts:
     memory: memory.MemoryFacts
     pci: pci.PciFacts
     libvirt: libvirt.LibvirtFacts
+    xen: xen.XenFacts
 
 
 def read(tree: Tree, answers: libvirt.Answers, probe: ProbeFacts) -> HostFacts:
@@ -35,4 +36,5 @@ def read(tree: Tree, answers: libvirt.Answers, probe: ProbeFacts) -> HostFacts:
         memory=memory.read(tree),
         pci=pci.read(tree),
         libvirt=libvirt.read(answers, processor.arch),
+        xen=xen.read(tree),
     )
