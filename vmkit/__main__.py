@@ -1,5 +1,5 @@
 """`python -m vmkit` is the same as `vmkit`."""
 
-from vmkit.cli.main import main
+from vmkit.cli.program import program
 
-main()
+program()

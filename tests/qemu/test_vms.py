@@ -186,11 +186,11 @@ def test_ctrl_c_leaves_a_whole_vm_or_none(host: Client, pair: Lab, delay: float)
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=WAIT)
-    assert process.returncode in (7, 130), err
+    assert process.returncode in (7, 130, -signal.SIGINT), err  # the last: Python itself had not started yet
     assert records() == []
     if "cut" in [row.name for row in host.vms.list()]:
         assert "the VM is kept" in err
         host.vms.get("cut").delete(force=True)
     else:
-        assert "nothing is left of it" in err or process.returncode == 130
+        assert "nothing is left of it" in err or process.returncode != 7
     assert volumes(host) == before

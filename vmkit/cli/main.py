@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from vmkit.cli.context import Context
+from vmkit.cli.program import interrupted
 from vmkit.errors import SpecError, VmkitError
 
 if TYPE_CHECKING:
@@ -217,19 +218,8 @@ def _wrong_usage(error: click.ClickException) -> VmkitError:
     return SpecError(text[:1].lower() + text[1:], hint=f"did you mean {names}" if near else hint)
 
 
-def _interrupted() -> int:
-    """Say that Ctrl-C ended the command; return its exit code.
-
-    Ctrl-C that arrives while Python evaluates text (as `dataclasses` does at import) leaves a mark in the interpreter,
-    which lets `python -m vmkit` die of SIGINT although the exception was caught. Evaluating anything takes it back.
-    """
-    exec("")  # noqa: S102
-    click.echo("interrupted", err=True)
-    return 130
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exits with the code that errors.py gives to each kind of error."""
+    """Read the command line and do what it says. Exits with the code that errors.py gives to each kind of error."""
     if os.environ.get("_VMKIT_COMPLETE"):  # a shell asks: see vmkit/cli/completion.py
         from vmkit.cli.completion import answer
 
@@ -238,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = cli.main(args=argv, prog_name="vmkit", standalone_mode=False)
     except click.exceptions.Abort:
-        code = _interrupted()
+        code = interrupted()
     except click.ClickException as e:
         if type(e).__name__ == "NoArgsIsHelpError":  # since click 8.2: a group alone; its message is the help
             e.show()
@@ -248,13 +238,13 @@ def main(argv: list[str] | None = None) -> None:
     except VmkitError as e:
         code = fail(e)
     except KeyboardInterrupt:
-        code = _interrupted()
+        code = interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as e:
         if isinstance(e, SystemError) and isinstance(e.__cause__, KeyboardInterrupt):
-            sys.exit(_interrupted())  # Ctrl-C during a call of libvirt's C code comes out as this
+            sys.exit(interrupted())  # Ctrl-C during a call of libvirt's C code comes out as this
         if os.environ.get("VMKIT_DEBUG"):
             raise
         click.echo(f"error: internal error: {type(e).__name__}: {e}", err=True)
