@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from vmkit.errors import NotFoundError
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.settle import undo_or_keep
+from vmkit.hypervisor.volume import Pool
 from vmkit.image import store
 from vmkit.image.place import POOL
+from vmkit.system.clock import Deadline
 from vmkit.system.journal import Entry
 from vmkit.vm.clone.moment import forget, undo, volumes_of
 from vmkit.vm.clone.plan import Copy
 from vmkit.vm.clone.source import settle
+
+_RELEASE_S: Final = 20.0
 
 
 class Ledger:
@@ -55,8 +60,17 @@ def clean_up(host: Host, data: dict[str, Any]) -> list[str]:
             said += [f"removed {what}" for what in undo(host, pool, copy["uuid"], copy["volumes"])]
     if data["memory"]:
         pool.refresh()
-        forget(pool, data["memory"])
+        _forget_all(pool, data["memory"])
     return said
+
+
+def _forget_all(pool: Pool, names: list[str]) -> None:
+    """Delete volumes. One that a process was sending when it was killed is let go by libvirt a moment later."""
+    end = Deadline(_RELEASE_S)
+    forget(pool, names)
+    while any(pool.path(name) for name in names) and not end.passed:
+        time.sleep(min(0.5, end.left))
+        forget(pool, names)
 
 
 def drop(image: str) -> None:
