@@ -36,9 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from vmkit.errors import SpecError
+from vmkit.hotfix.document import RawEdit, RawPatch, read_document
 from vmkit.system.files import open_regular
 from vmkit.values import check_name, quoted
 
@@ -65,7 +64,6 @@ _ADDRESS = re.compile(r"(-?)(?:0x)?([0-9a-fA-F]{1,16})\Z", re.ASCII)
 _HEX = re.compile(r"[0-9a-fA-F]+\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _RANGE = re.compile(r"(-?)0x([0-9a-f]{1,16})\+0x([0-9a-f]{1,8})\Z", re.ASCII)
-_MSGSPEC_PATH = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,32 +195,6 @@ class Patch:
     room: Range | None = None
 
 
-class _RawSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    key: str
-    value: str
-
-
-class _RawEdit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    expected: str
-    replacement: str
-    offset: int = 0
-    address: int | str | None = None
-    symbol: str | None = None
-
-
-class _RawPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    id: str
-    title: str
-    target: str
-    build_ids: tuple[str, ...]
-    edits: tuple[_RawEdit, ...]
-    cve: str = ""
-    clear: tuple[str, ...] = ()
-    code_sha256: str = ""
-    room: str = ""
-    signature: _RawSignature | None = None
-
-
 def parse(text: str) -> Patch:
     """Read a patch file and check everything that can be checked without a binary.
 
@@ -238,13 +210,7 @@ def parse(text: str) -> Patch:
     except (ValueError, RecursionError) as e:  # ValueError also for integers of thousands of digits
         reason = "nested too deeply" if isinstance(e, RecursionError) else " ".join(str(e).split())[:200]
         raise SpecError(f"not a TOML document: {reason}", hint="see vmkit hotfix make --help for a sound one") from e
-    try:
-        raw = msgspec.convert(document, _RawPatch)
-    except (msgspec.ValidationError, RecursionError) as e:
-        match = _MSGSPEC_PATH.match(str(e))
-        reason, path = (match[1], match[2] or "") if match else (str(e), "")
-        raise SpecError(reason[:300], path=path) from e
-    return check_patch(_patch(raw))
+    return check_patch(_patch(read_document(document)))
 
 
 def load(path: Path) -> Patch:
@@ -295,7 +261,7 @@ def render(patch: Patch) -> str:
     return tomli_w.dumps(head)
 
 
-def _patch(raw: _RawPatch) -> Patch:
+def _patch(raw: RawPatch) -> Patch:
     check_name(raw.id, path="id")
     if not raw.title.strip() or len(raw.title) > 200 or not raw.title.isprintable():
         raise SpecError("has to be one line of 1 to 200 characters", path="title")
@@ -348,7 +314,7 @@ def _room(text: str) -> Range:
     return found
 
 
-def _edit(raw: _RawEdit, path: str, room: Range | None) -> Edit:
+def _edit(raw: RawEdit, path: str, room: Range | None) -> Edit:
     if (raw.address is None) == (raw.symbol is None):
         raise SpecError("give either address or symbol", path=path)
     address, symbol, symbol_offset = None, "", 0
