@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from vmkit.progress import Reporter, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from vmkit.bench.api import Bench
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vmkit.device.sriov import Sriov
     from vmkit.host.doctor import Report
     from vmkit.hotfix.api import Hotfixes
+    from vmkit.hotfix.far.many import HotfixHosts
     from vmkit.hypervisor.host import Host
     from vmkit.image.api import Images
     from vmkit.lab.api import Labs
@@ -257,9 +258,15 @@ class Client:
     @cached_property
     def hotfixes(self) -> Hotfixes:
         """Patching the hypervisor under the host's VMs."""
-        from vmkit.hotfix.api import Hotfixes
+        from vmkit.hotfix.far.api import hotfixes_of
 
-        return Hotfixes(self._connect)
+        return hotfixes_of(self.uri, self._connect)
+
+    def hotfix_hosts(self, uris: Sequence[str], *, allow_unsigned: bool = False) -> HotfixHosts:
+        """Patching the hypervisors of several hosts, one after the other."""
+        from vmkit.hotfix.far.many import HotfixHosts
+
+        return HotfixHosts(uris, allow_unsigned=allow_unsigned)
 
     @cached_property
     def jobs(self) -> Jobs:

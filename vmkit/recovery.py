@@ -17,6 +17,7 @@ OWNERS: Final = {
     "clone": "vmkit.vm.clone.recovery",
     "create": "vmkit.vm.recovery",
     "hotfix": "vmkit.hotfix.recovery",
+    "hotfix-far": "vmkit.hotfix.far.session",
     "image": "vmkit.image.recovery",
     "lab": "vmkit.lab.recovery",
     "limit": "vmkit.vm.limiting",

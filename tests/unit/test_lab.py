@@ -132,11 +132,12 @@ def test_libvirt_of_each_host_has_its_own_uuid_and_address() -> None:
 
 def test_sshd_takes_keys_only_and_listens_on_the_hosts_address_only() -> None:
     host = plan().hosts[1]
-    conf = settings(config.sshd_config(host), " ")
+    conf = settings(config.sshd_config(LAYOUT, host), " ")
     assert conf["ListenAddress"] == host.address
     assert conf["PasswordAuthentication"] == conf["KbdInteractiveAuthentication"] == "no"
     assert conf["PermitRootLogin"] == "prohibit-password"
     assert conf["AuthorizedKeysFile"].startswith("/etc/ssh/")
+    assert conf["SetEnv"] == f'"VMKIT_HOME={LAYOUT.host(host.name)}/var-lib-vmkit"'
 
 
 def test_ssh_checks_host_keys_and_keeps_off_the_users_files() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import click
 
 from vmkit.cli import render
 from vmkit.cli.context import Context
+from vmkit.progress import Event, Note
 
 if TYPE_CHECKING:
     from vmkit.hotfix.build.make import Changed
@@ -34,6 +36,13 @@ _PAUSE = click.option(
     metavar="MS",
     help="Give up, with nothing written, if the guests have stood for so many milliseconds.",
 )
+_HOSTS = click.option(
+    "--host",
+    "hosts",
+    metavar="URI",
+    multiple=True,
+    help="Do it on this host, in place of that of -c. Repeatable: one after the other, up to the first failure.",
+)
 _PLAN = click.option("--plan", "only_plan", is_flag=True, help="Make every check, print the plan and stop.")
 
 
@@ -43,7 +52,8 @@ def hotfix() -> None:
 
     A patch concerns a whole host: every QEMU process of its running VMs is patched, or none. The bytes change in the
     memory of these processes alone. VMs that vmkit starts, or migrates to this machine, later are patched before they
-    run; those that others start are not, until `apply` is run again. It has to run on the host itself, as root.
+    run; those that others start are patched where `watch` runs, and else not until `apply` is run again. On another
+    host, given by a URI that leads through ssh, what does it is carried there, run, and removed; root is needed there.
     """
 
 
@@ -195,25 +205,35 @@ def check(obj: Context, source: str, allow_unsigned: bool, output: str) -> None:
 
 @hotfix.command()
 @_SOURCE
+@_HOSTS
 @_PLAN
 @_UNSIGNED
 @_PAUSE
 @render.output_option
 @click.pass_obj
-def apply(obj: Context, source: str, only_plan: bool, allow_unsigned: bool, max_pause: float, output: str) -> None:
+def apply(
+    obj: Context,
+    source: str,
+    hosts: tuple[str, ...],
+    only_plan: bool,
+    allow_unsigned: bool,
+    max_pause: float,
+    output: str,
+) -> None:
     """Patch every QEMU process of the host's running VMs. Each guest is paused for some milliseconds."""
-    _run(obj, "apply", source, max_pause, only_plan=only_plan, allow_unsigned=allow_unsigned, output=output)
+    _run(obj, "apply", source, hosts, max_pause, only_plan=only_plan, allow_unsigned=allow_unsigned, output=output)
 
 
 @hotfix.command()
 @_SOURCE
+@_HOSTS
 @_PLAN
 @_PAUSE
 @render.output_option
 @click.pass_obj
-def revert(obj: Context, source: str, only_plan: bool, max_pause: float, output: str) -> None:
+def revert(obj: Context, source: str, hosts: tuple[str, ...], only_plan: bool, max_pause: float, output: str) -> None:
     """Put back what a patch replaced, wherever it is applied on the host."""
-    _run(obj, "revert", source, max_pause, only_plan=only_plan, allow_unsigned=False, output=output)
+    _run(obj, "revert", source, hosts, max_pause, only_plan=only_plan, allow_unsigned=False, output=output)
 
 
 @hotfix.command()
@@ -224,6 +244,28 @@ def status(obj: Context, output: str) -> None:
     rows = obj.client().hotfixes.status()
     columns = [("PATCH", "id"), ("VM", "guest"), ("PID", "pid"), ("STATE", "state"), ("DETAIL", "detail")]
     render.emit(rows, output=output, columns=columns)
+
+
+@hotfix.command()
+@click.option("--unit", "only_unit", is_flag=True, help="Print a systemd unit that runs it, and stop.")
+@click.pass_obj
+def watch(obj: Context, only_unit: bool) -> None:
+    """Patch VMs that others than vmkit start, as soon as libvirt tells of them; runs until SIGTERM or Ctrl-C.
+
+    They run unpatched for a moment. Patches are those that were applied on this machine and not reverted; one retires
+    when another build was installed and no process carries it any more.
+    """
+    if only_unit:
+        from vmkit.hotfix.watch import unit
+
+        click.echo(unit(Path(sys.argv[0]).resolve(), obj.uri), nl=False)
+        return
+
+    def say(event: Event) -> None:
+        if isinstance(event, Note):
+            render.note(event.text, warning=event.warning)
+
+    render.note(f"ended by {obj.client().hotfixes.watch(say)}")
 
 
 @hotfix.command("history")
@@ -238,9 +280,49 @@ def history_(obj: Context, output: str) -> None:
         render.note(f"the newest hash, to be kept elsewhere: {events[-1].hash}")
 
 
-def _run(
-    obj: Context, action: str, source: str, max_pause: float, *, only_plan: bool, allow_unsigned: bool, output: str
+def _on_each(
+    obj: Context,
+    action: str,
+    source: str,
+    hosts: tuple[str, ...],
+    max_pause: float,
+    *,
+    only_plan: bool,
+    allow_unsigned: bool,
+    output: str,
 ) -> None:
+    from vmkit.hotfix.plans import Action
+
+    if obj.uri is not None:
+        raise click.UsageError("Give either -c or --host.")
+    each, way = obj.client().hotfix_hosts(hosts, allow_unsigned=allow_unsigned), Action(action)
+    if only_plan:
+        render.show_plan(each.plan(source, way), output)
+        return
+    with render.progress() as reporter:
+        done = each.carry_out(way, source, max_pause=max_pause / 1000, reporter=reporter)
+    columns = [("HOST", "host"), ("STATE", "state"), ("VMS", "vms"), ("PAUSE MS", "pause_ms"), ("DETAIL", "detail")]
+    render.emit(done, output=output, columns=columns if output != "name" else [("HOST", "host")])
+    for one in done:
+        if one.error is not None:
+            raise one.error
+
+
+def _run(
+    obj: Context,
+    action: str,
+    source: str,
+    hosts: tuple[str, ...],
+    max_pause: float,
+    *,
+    only_plan: bool,
+    allow_unsigned: bool,
+    output: str,
+) -> None:
+    if hosts:
+        options = {"only_plan": only_plan, "allow_unsigned": allow_unsigned}
+        _on_each(obj, action, source, hosts, max_pause, output=output, **options)
+        return
     hotfixes = obj.client().hotfixes
     if only_plan:
         from vmkit.hotfix.plans import Action

@@ -128,7 +128,7 @@ class Hotfixes(Authoring):
 
         Raises: as they do.
         """
-        patch, text = _open(source, action)
+        patch, text = open_patch(source, action)
         self._trust(action, patch, text, allow_unsigned)
         with ExitStack() as stack:
             found = survey(self._connect(), patch, stack)
@@ -139,7 +139,7 @@ class Hotfixes(Authoring):
 
     def check(self, source: str | Path, *, allow_unsigned: bool | None = None) -> CheckReport:
         """Whether a patch (file or id) can be applied. Raises what `apply` would refuse with."""
-        patch, _ = _open(source, Action.APPLY)
+        patch, _ = open_patch(source, Action.APPLY)
         plan = self.plan(source, allow_unsigned=allow_unsigned)
         return CheckReport(patch.id, patch.title, "can be applied" if plan.steps else "already applied", plan)
 
@@ -181,7 +181,7 @@ class Hotfixes(Authoring):
         with ExitStack() as stack:
             images, lost = find_images(self._connect(), stack)
             for patch_id in undo.known():
-                patch, _ = _open(patch_id, Action.APPLY)
+                patch, _ = open_patch(patch_id, Action.APPLY)
                 for image in images:
                     try:
                         state, detail = _words(look(patch, image))
@@ -190,6 +190,13 @@ class Hotfixes(Authoring):
                     rows.append(StatusRow(patch.id, patch.title, image.guest.name, image.process.pid, state, detail))
                 rows += [StatusRow(patch.id, patch.title, x.guest.name, None, "unknown", x.error.message) for x in lost]
         return rows
+
+    def watch(self, reporter: Reporter = silent) -> str:
+        """Patch VMs that others start, until a signal comes; see watch.watch."""
+        from vmkit.hotfix.watch import watch
+
+        uri = self._connect().uri
+        return watch(lambda: Host.connect(uri, events=True), reporter)
 
     def _trust(self, action: Action, patch: Patch, text: str, allow_unsigned: bool | None) -> None:
         """Raise RefusedError if this patch must not be applied for want of a signature."""
@@ -209,7 +216,7 @@ class Hotfixes(Authoring):
         with undo.one_at_a_time(), ExitStack() as stack:
             reporter(Started("check"))
             clock = stopwatch()
-            patch, text = _open(source, action)
+            patch, text = open_patch(source, action)
             self._trust(action, patch, text, allow_unsigned)
             host = self._connect()
             found = survey(host, patch, stack)
@@ -238,17 +245,22 @@ class Hotfixes(Authoring):
         )
 
 
-def _open(source: str | Path, action: Action) -> tuple[Patch, str]:
+def is_id(source: str | Path) -> bool:
+    """Whether a patch is named by its id, and not by a file."""
+    return isinstance(source, str) and "/" not in source and not source.endswith(".toml") and not Path(source).is_file()
+
+
+def open_patch(source: str | Path, action: Action) -> tuple[Patch, str]:
     """The patch and its text, from a file or from the record of its id.
 
     What was applied is what has to be reverted, so for that the record goes before the file.
     """
     path = Path(source)
-    if isinstance(source, str) and not path.is_file() and "/" not in source and not source.endswith(".toml"):
-        remembered = undo.recall(source)
+    if is_id(source):
+        remembered = undo.recall(str(source))
         if remembered is None:
             raise NotFoundError(
-                f"no patch {quoted(source)} is known here, and there is no such file",
+                f"no patch {quoted(str(source))} is known here, and there is no such file",
                 hint="vmkit hotfix status lists them",
             )
         return manifest.parse(remembered.text), remembered.text

@@ -32,7 +32,8 @@ class Event:
         number: from 1.
         time: UTC, ISO 8601.
         uid: who did it, a number of /etc/passwd.
-        what: 'applied', 'reverted', 'failed', 'repaired', 'patched at start', 'patched on arrival' or 'retired'.
+        what: 'applied', 'reverted', 'failed', 'repaired', 'patched at start', 'patched on arrival',
+            'patched by watch' or 'retired'.
         id: of the patch.
         host: libvirt URI.
         processes: each as 'VM (process N)'.

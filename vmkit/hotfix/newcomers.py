@@ -17,12 +17,12 @@ from vmkit.hotfix import history, manifest, undo
 from vmkit.hotfix.operation import STARTING, changes_for, transact
 from vmkit.hotfix.plans import Action
 from vmkit.hotfix.survey import look
-from vmkit.hotfix.targets.qemu import QemuGuest, QemuImage, is_qemu
-from vmkit.hotfix.transaction import hook_from_environment
+from vmkit.hotfix.targets.qemu import QemuGuest, QemuImage, binary_of, check_at_rest, is_qemu
+from vmkit.hotfix.transaction import MAX_PAUSE, hook_from_environment
 from vmkit.hotfix.verify import State
 from vmkit.hypervisor.domain import Domain, DomainState
 from vmkit.progress import Note, Reporter, silent
-from vmkit.system.elf import read_binary
+from vmkit.system.elf import Binary, read_binary
 from vmkit.system.journal import journalled
 from vmkit.system.process import ProcessId
 from vmkit.system.procmem import Running, running
@@ -131,22 +131,25 @@ class _Arrival:
             return False
 
 
-def patch_all(domain: Domain, known: frozenset[ProcessId], what: str) -> list[str]:
+def patch_all(domain: Domain, known: frozenset[ProcessId], what: str, *, runs: bool = False) -> list[str]:
     """Put every active patch that is for its build into the processes of a domain that are not `known`.
 
-    The caller holds the lock of hotfixes. Returns the ids of those that were put in.
+    The caller holds the lock of hotfixes. Returns the ids of those that were put in. A guest that `runs` is paused
+    meanwhile, for transaction.MAX_PAUSE at most until the first write.
 
     Raises:
         RefusedError: a process holds other bytes than it should.
         EffectError, IndeterminateError: see Transaction.run.
     """
     fresh = [r for r in running(is_qemu) if r.argument("-uuid").lower() == domain.uuid and r.id not in known]
-    return [a.patch_id for process in fresh for a in undo.active() if _patch(domain, process, a, what)]
+    return [a.patch_id for process in fresh for a in undo.active() if _patch(domain, process, a, what, runs=runs)]
 
 
-def _patch(domain: Domain, process: Running, remembered: undo.Remembered, what: str) -> bool:
+def _patch(domain: Domain, process: Running, remembered: undo.Remembered, what: str, *, runs: bool) -> bool:
     patch = manifest.parse(remembered.text)
-    guest = QemuGuest(domain, runs=False)  # nothing of it runs yet, so it is not paused either
+    if runs:
+        check_at_rest(process, domain)
+    guest = QemuGuest(domain, runs=runs)  # while nothing of it runs, it is not paused either
     with QemuImage(process, guest, read_binary(process.exe_file)) as image:
         image.check_build()
         found = look(patch, image)
@@ -156,25 +159,55 @@ def _patch(domain: Domain, process: Running, remembered: undo.Remembered, what: 
                 hint=f"do without the patch: vmkit hotfix revert {patch.id}",
             )
         if found.state is not State.ORIGINAL:
-            _retire_if_upgraded(remembered, domain.host.uri)
+            retire_if_upgraded(remembered, domain.host.uri)
             return False
         changes = changes_for(Action.APPLY, patch, [found])
         uri, hook = domain.host.uri, hook_from_environment()
-        transact(Action.APPLY, patch, remembered.text, uri, changes, hook, PATIENCE_SECONDS, silent, what)
+        patience = MAX_PAUSE if runs else PATIENCE_SECONDS
+        transact(Action.APPLY, patch, remembered.text, uri, changes, hook, patience, silent, what)
     return True
 
 
-def _retire_if_upgraded(remembered: undo.Remembered, uri: str) -> None:
-    """A patch is active no more once no file has its build, and no process that carries it is left."""
+def unpatched(domain: Domain, binaries: dict[tuple[int, ...], Binary]) -> bool:
+    """Whether `patch_all` has something to do, or to refuse, in the newest process of a domain.
+
+    Looks only, and without the lock. `binaries` keeps the headers of executables from look to look.
+
+    Raises:
+        RefusedError: the process cannot be looked at.
+    """
+    active = undo.active()
+    own = [r for r in running(is_qemu) if r.argument("-uuid").lower() == domain.uuid] if active else []
+    if not own:
+        return False
+    process = max(own, key=lambda r: r.id.start)
+    with QemuImage(process, QemuGuest(domain, runs=False), binary_of(process, binaries)) as image:
+        return any(look(manifest.parse(a.text), image).state in (State.ORIGINAL, State.OTHER) for a in active)
+
+
+def upgraded(remembered: undo.Remembered) -> bool:
+    """Whether no file has the build of a patch any more, and no process carries it."""
     if any(s.process.alive() for s in remembered.saved) or not remembered.files:
-        return
+        return False
     for path, build_id in remembered.files.items():
         with suppress(VmkitError):
             if read_binary(Path(path)).build_id == build_id:
-                return
-    undo.activate(remembered.patch_id, on=False)
-    paths = ", ".join(sorted(remembered.files))
-    history.note("retired", remembered.patch_id, uri, detail=f"{paths}: another build is installed now")
+                return False
+    return True
+
+
+def retire_if_upgraded(remembered: undo.Remembered, uri: str) -> None:
+    """A patch that has come to that is active no more. The caller holds the lock of hotfixes."""
+    if upgraded(remembered):
+        undo.activate(remembered.patch_id, on=False)
+        paths = ", ".join(sorted(remembered.files))
+        history.note("retired", remembered.patch_id, uri, detail=f"{paths}: another build is installed now")
+
+
+def older_of(uuid: str) -> frozenset[ProcessId]:
+    """As `processes_of`, without the newest: where a migration makes a second one, the one that it leaves."""
+    found = processes_of(uuid)
+    return found - {max(found, key=lambda p: p.start)} if found else found
 
 
 def processes_of(uuid: str) -> frozenset[ProcessId]:

@@ -11,7 +11,7 @@ from vmkit.hotfix.survey import Finding, Survey
 from vmkit.hotfix.verify import State, check_build
 from vmkit.plan import Choice, Plan, Step
 
-LATER = "VMs that others than vmkit start later are not patched: the change is in memory, not in the file"
+LATER = "VMs that others than vmkit start later are patched where vmkit hotfix watch runs: the file does not change"
 
 
 class Action(enum.Enum):

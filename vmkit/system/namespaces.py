@@ -154,6 +154,11 @@ def namespace_of(pid: int | str, kind: str) -> int | None:
         return None
 
 
+def pid_namespaces() -> set[int]:
+    """The PID namespaces of all processes that can be seen from here."""
+    return {n for entry in os.scandir("/proc") if entry.name.isdigit() and (n := namespace_of(entry.name, "pid"))}
+
+
 def set_hostname(name: str) -> None:
     """Name this UTS namespace.
 

@@ -141,9 +141,8 @@ def find_images(host: Host, stack: ExitStack) -> tuple[list[QemuImage], list[Los
         guest = QemuGuest(domain, runs=state is DomainState.RUNNING)
         try:
             process = _only_one(host, domain, by_uuid.get(domain.uuid, []))
-            _not_held(process, domain)
-            _not_moving(domain)
-            image = QemuImage(process, guest, _binary(process, binaries))
+            check_at_rest(process, domain)
+            image = QemuImage(process, guest, binary_of(process, binaries))
             stack.enter_context(image)
             image.check_build()
         except RefusedError as e:
@@ -151,6 +150,12 @@ def find_images(host: Host, stack: ExitStack) -> tuple[list[QemuImage], list[Los
         else:
             images.append(image)
     return images, lost
+
+
+def check_at_rest(process: Running, domain: Domain) -> None:
+    """Raise ConflictError if a debugger holds the process, or another operation its domain."""
+    _not_held(process, domain)
+    _not_moving(domain)
 
 
 def load_bias(binary: Binary, own: list[Mapping], label: str) -> int:
@@ -203,7 +208,7 @@ def _not_moving(domain: Domain) -> None:
         raise ConflictError(f"a job (a migration, say) runs on {domain.name}", hint="wait for its end: vmkit jobs")
 
 
-def _binary(process: Running, cache: dict[tuple[int, ...], Binary]) -> Binary:
+def binary_of(process: Running, cache: dict[tuple[int, ...], Binary]) -> Binary:
     """The headers of its executable, read once for all processes of one file."""
     try:
         info = os.stat(process.exe_file)  # noqa: PTH116 - Path.stat is the same; this one follows the magic link

@@ -60,7 +60,7 @@ def host_files(layout: Layout, plan: Blueprint, host: HostPlan) -> dict[str, str
         "etc-libvirt/libvirtd.conf": libvirtd_conf(host),
         "etc-libvirt/qemu.conf": qemu_conf(layout, host),
         "etc-libvirt/virtlogd.conf": "",
-        "etc-ssh/sshd_config": sshd_config(host),
+        "etc-ssh/sshd_config": sshd_config(layout, host),
         "etc-ssh/ssh_config": ssh_config(layout, plan),
         "hosts": hosts_file(plan),
         "hostname": f"{host.name}\n",
@@ -157,8 +157,8 @@ def qemu_conf(layout: Layout, host: HostPlan) -> str:
     )
 
 
-def sshd_config(host: HostPlan) -> str:
-    """What sshd reads: root only, by key only."""
+def sshd_config(layout: Layout, host: HostPlan) -> str:
+    """What sshd reads: root only, by key only. What a vmkit that runs there remembers is the host's own."""
     return "".join(
         f"{line}\n"
         for line in (
@@ -178,6 +178,7 @@ def sshd_config(host: HostPlan) -> str:
             "MaxSessions 100",
             "MaxStartups 100",
             "Subsystem sftp internal-sftp",
+            f'SetEnv "VMKIT_HOME={layout.host(host.name) / "var-lib-vmkit"}"',
         )
     )
 
