@@ -151,6 +151,28 @@ def test_domain_of_another_tool_keeps_its_xml(host: Client, pair: Lab, micro: Im
     assert vm.delete() == ("domain foreign",)
 
 
+def pid_of(uuid: str) -> int:
+    """The QEMU of a domain."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        if b"-uuid" in words and uuid.encode() in words:
+            return int(path.parent.name)
+    raise AssertionError(f"no process of {uuid}")
+
+
+def test_a_qemu_that_ends_by_itself_is_said_to_have_crashed(host: Client) -> None:
+    vm = host.vms.create(spec("short")).vm
+    os.kill(pid_of(vm.domain.uuid), signal.SIGKILL)
+    with pytest.raises(EffectError, match="short crashed while waiting for") as caught:
+        vm.wait(deadline=WAIT)
+    assert "/var/log/libvirt/qemu/short.log" in str(caught.value.hint)
+    assert vm.details().reason == "crashed"
+    vm.delete()
+
+
 @pytest.mark.parametrize("delay", [0.25, 0.5, 0.8, 1.2])
 def test_kill_9_of_create_is_settled_by_the_next_command(host: Client, pair: Lab, tmp_path: Path, delay: float) -> None:
     uri = pair.host("h1").uri

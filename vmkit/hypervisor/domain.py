@@ -42,6 +42,8 @@ PAUSED_REASONS: Final = (
     *("snapshot", "crashed", "starting up", "post-copy", "post-copy failed", "api error"),
 )
 """virDomainPausedReason, in order."""
+_SHUTOFF_CRASHED: Final = 3
+"""VIR_DOMAIN_SHUTOFF_CRASHED: the process ended without being asked to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class DomainInfo:
     """A domain at one moment.
 
     Attributes:
-        state, reason: as libvirt says; `reason` is set for paused domains ('user', 'migration', ...), else ''.
+        state, reason: as libvirt says; `reason` is set for paused domains ('user', 'migration', ...), and is 'crashed'
+            for those that are shut off since their process ended by itself, else ''.
         vcpus: number of virtual CPUs in use.
         memory, max_memory: bytes.
         cpu_seconds: CPU time used since it was started.
@@ -114,6 +117,8 @@ class Domain:
         _, max_kib, kib, vcpus, cpu_ns = self._do("info", self.handle.info)
         kind = _STATES[state]
         why = PAUSED_REASONS[reason] if kind is DomainState.PAUSED and reason < len(PAUSED_REASONS) else ""
+        if kind is DomainState.SHUTOFF and reason == _SHUTOFF_CRASHED:
+            why = "crashed"
         return DomainInfo(kind, why, vcpus, kib * 1024, max_kib * 1024, cpu_ns / 1e9)
 
     def state(self) -> DomainState:

@@ -222,9 +222,11 @@ def last_lines(text: str, count: int = 8) -> tuple[str, ...]:
 def _check_alive(domain: Domain, goal: Goal, console: Callable[[], str]) -> None:
     state = domain.state()
     if goal.layer is not Layer.RUNNING and state in (DomainState.SHUTOFF, DomainState.CRASHED):
+        log = f"vmkit log {domain.name}"
+        crashed = "crashed" in (domain.info().reason, state.value)
         raise EffectError(
-            f"{domain.name} stopped while waiting for '{goal}'",
+            f"{domain.name} {'crashed' if crashed else 'stopped'} while waiting for '{goal}'",
             left=f"it is {state.value}",
-            hint=f"vmkit log {domain.name}",
+            hint=f"what QEMU said is in /var/log/libvirt/qemu/{domain.name}.log of its host" if crashed else log,
             details=last_lines(console()),
         )
