@@ -152,13 +152,16 @@ def test_grow_and_shrink_while_it_runs(client: Client, base: Vm) -> None:
 
 
 def test_what_needs_a_reboot_waits_for_it(client: Client, base: Vm) -> None:
-    want = {**BASE, "cmdline": "vmkit.test=1", "memory": "300M"}
+    # One vCPU from here on: QEMU 10.0 may end a guest that boots with two under TCG ("iotlb_to_section: Assertion").
+    want = {**BASE, "cmdline": "vmkit.test=1", "memory": "300M", "vcpus": 1}
+    pending = {"cmdline", "memory"} | ({"vcpus"} if BASE.get("vcpus", 1) != 1 else set())
+    BASE.update(vcpus=1)
     done = apply(client, want)
-    assert done.pending == ("cmdline", "memory")
+    assert set(done.pending) == pending
     assert "vmkit.test" not in inside(base, "cat /proc/cmdline")
     assert apply(client, want).action == "unchanged"
     (shown,) = client.changes.diff([parse(want)])
-    assert (shown.action, shown.pending) == ("reboot", ("cmdline", "memory"))
+    assert (shown.action, set(shown.pending)) == ("reboot", pending)
     assert apply(client, want, reboot=True, wait=True, deadline=WAIT).action == "rebooted"
     assert "vmkit.test=1" in inside(base, "cat /proc/cmdline")
     assert base.details().memory == 300 << 20
