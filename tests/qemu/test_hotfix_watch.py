@@ -34,7 +34,8 @@ class Watching:
     """The service as a process of its own; what it says is kept."""
 
     def __init__(self, uri: str) -> None:
-        argv = [VMKIT, "-c", uri, "hotfix", "watch"]
+        # A shell that put these tests into the background has SIGINT ignored, and children with it.
+        argv = ["env", "--default-signal=INT", VMKIT, "-c", uri, "hotfix", "watch"]
         self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         self.said: list[str] = []
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -86,7 +87,7 @@ def test_vms_that_others_start_are_patched_and_the_patch_retires(
         client_h1.vms.get("watched").wait(deadline=300.0)
         assert edu(client_h1, "watched") == DURING
         assert domain.state() is DomainState.RUNNING
-        assert [e.what for e in hotfixes.history() if e.id == "edu-watch"] == ["applied", "patched by watch"]
+        assert [e.what for e in hotfixes.history() if e.id == "edu-watch"][-1] == "patched by watch"
 
         undo.activate("edu-watch", on=True, files={str(QEMU): "00" * 20})  # as if the file were of another build
         domain.destroy()

@@ -15,6 +15,7 @@ from vmkit.system.journal import Entry, journalled
 
 KIND: Final = "hotfix-far"
 """Of the journal's entries."""
+NOTHING: Final = "it had not begun there, and nothing was changed"
 PATIENCE_SECONDS: Final = 20.0
 """How long to ask, once the connection broke, for how it ended there."""
 
@@ -59,9 +60,11 @@ def change(line: Line, uri: str, subject: str, request: dict[str, Any], reporter
                 hint="see that ssh gets there, and try again",
             )
         settled = _settle(line) if stand.state == "cut" else ""
-        entry.keep = False
+        with suppress(VmkitError):  # a full disk: then the host is asked once more
+            entry.advance("ended", text=_outcome(stand, settled))
         with suppress(VmkitError):  # some KB stay there
             line.done(name)
+        entry.keep = False
     reporter(Finished(f"{what} on {line.where}", clock(), "the connection broke meanwhile" if broke else ""))
     for note in stand.result.get("notes", ()):
         reporter(Note(f"{line.where}: {note}", warning=True))
@@ -88,6 +91,13 @@ def _ask(line: Line, name: str, what: str, broke: VmkitError) -> Stand:
         time.sleep(1.0)
 
 
+def _outcome(stand: Stand, settled: str) -> str:
+    if stand.state == "cut":
+        return f"there it was killed too: {settled}"
+    error = stand.result.get("error")
+    return f"there it ended: {error['message'] if error else stand.result['value']['state']}"
+
+
 def _settle(line: Line) -> str:
     """Have what was killed there, with what watched over it, put right; what was done, in words."""
     stand = line.run(new_name(), {"what": "settle"}, forget=True)
@@ -105,22 +115,24 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
     what = f"{data['what']} of patch {subject}"
     try:
         line = Line(data["uri"])
-        stand = line.ask(data["run"])
-        if stand.state == "runs":
+        text = data.get("text") or _asked(line, data["run"])
+        if not text:
             entry.keep = True
             return f"{what} goes on by itself on {line.where}"
-        if stand.state == "nothing":
-            text = "it had not begun there, and nothing was changed"
-        elif stand.state == "cut":
-            text = f"there it was killed too: {_settle(line)}"
-        else:
-            error = stand.result.get("error")
-            text = (
-                f"there it ended: {error['message']}" if error else f"there it ended: {stand.result['value']['state']}"
-            )
-        with suppress(VmkitError):
-            line.done(data["run"])
+        if text != NOTHING:  # what keeps it from beginning has to stay there, for a day
+            with suppress(VmkitError):
+                line.done(data["run"])
     except VmkitError as e:
         entry.keep = True
         return f"{what} was cut off here; it ends there by itself, but the host cannot be asked: {e.message}"
     return f"{what} on {line.where} was cut off here; {text}"
+
+
+def _asked(line: Line, name: str) -> str:
+    """What came of a run, in words; '' while it goes on."""
+    stand = line.ask(name)
+    if stand.state == "runs":
+        return ""
+    if stand.state == "nothing":
+        return NOTHING
+    return _outcome(stand, _settle(line) if stand.state == "cut" else "")
