@@ -10,6 +10,7 @@ export LC_ALL=C
 changed=
 log() { echo "vmkit-identity: $*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
+on_networkd() { have networkctl && systemctl -q is-active systemd-networkd; }
 
 date -u -s "@$now" >/dev/null 2>&1
 # Without this the kernel goes on with the random numbers of the source, unless it heard of the copy by its generation ID:
@@ -36,7 +37,7 @@ fi
 # A card gets its address in another way than in the source. The file goes before those of cloud-init and netplan.
 readdress() { # CARD MAC ADDRESS|dhcp|none GATEWAY|-
   [ ! -x /etc/udhcpc ] || return 0 # addressed by hand below
-  if ! { have networkctl && systemctl -q is-active systemd-networkd; }; then
+  if ! on_networkd; then
     log "card $1 cannot change from the address of the source to $3: systemd-networkd does not run" >&2
     exit 1
   fi
@@ -123,9 +124,8 @@ network() {
       rest=${word#*=}
       by_hand "${word%%=*}" "${rest%=*}" "${rest##*=}"
     done
-  elif have networkctl && systemctl -q is-active systemd-networkd; then
-    have netplan && netplan generate
-    systemctl restart systemd-networkd
+  elif on_networkd; then
+    : # it was told before
   elif have nmcli && systemctl -q is-active NetworkManager; then
     nmcli connection reload
     systemctl restart NetworkManager
@@ -142,6 +142,11 @@ if [ -e "$1" ]; then
   rm -f /etc/ssh/ssh_host_*
   ssh-keygen -q -A
   systemctl -q try-restart ssh 2>/dev/null || systemctl -q try-restart sshd
+fi >/dev/null 2>&1 </dev/null
+# Before the cable is plugged in: it would ask in the name of the source, by what it read at its own start.
+if on_networkd; then
+  ! have netplan || netplan generate
+  systemctl restart systemd-networkd
 fi >/dev/null 2>&1 </dev/null
 (
   # By exec, for a shell keeps what it redirects for a function alone; and the agent waits until its pipes are closed.

@@ -166,7 +166,7 @@ def test_fixed_addresses_count_on_and_are_never_shared() -> None:
     assert addressed(fixed, "dhcp", 0, name="web")[0].gateway is None
     given = addressed(CARDS, "192.0.2.9/24,gateway=192.0.2.254", 1, name="web")[0]
     assert (given.address, given.gateway) == ("192.0.2.10/24", "192.0.2.254")
-    with pytest.raises(SpecError, match="the gateway '192.0.2' is no IP address"):
+    with pytest.raises(SpecError, match=r"the gateway '192\.0\.2' is no IP address"):
         addressed(CARDS, "192.0.2.9/24,gateway=192.0.2", 0, name="web")
     with pytest.raises(SpecError, match="goes with a fixed address"):
         addressed(CARDS, "dhcp,gateway=192.0.2.1", 0, name="web")
