@@ -11,4 +11,4 @@ SUMMARY = "Debian 12 guest from nothing to ready, as provision: takes half an ho
 
 def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
     """Measure; returns rows, ratios and claims."""
-    return provision.compared(["debian", "--release", "12"], 512, 2 if quick else 5, uri)
+    return provision.compared("debian-12", ["debian", "--release", "12"], 512, 2 if quick else 5, uri)
