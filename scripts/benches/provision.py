@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,9 @@ def compared(image: str, build: list[str], memory: int, runs: int, uri: str | No
             _call([*vmkit, "lab", "down", LAB], environment)
     times: dict[str, list[float]] = json.loads(done)
     samples = {name: Sample.of(name, seconds) for name, seconds in times.items()}
-    bare = samples["bare QEMU"].median
+    # Within each round, so that what the machine does meanwhile to others' work counts for all ways alike.
+    bare = times["bare QEMU"]
+    ratios = {n: statistics.median(a / b for a, b in zip(t, bare, strict=True)) for n, t in times.items()}
     return {
         "uri": "a host of a lab",
         "versions": {
@@ -72,14 +75,13 @@ def compared(image: str, build: list[str], memory: int, runs: int, uri: str | No
         },
         "unit": "ms",
         "relative": "bare QEMU",
-        "rows": [{**s.plain(), "relative": round(s.median / bare, 2)} for s in samples.values()],
-        "claims": [_claim(samples[name], bare, limit) for name, limit in LIMITS],
+        "rows": [{**s.plain(), "relative": round(ratios[name], 2)} for name, s in samples.items()],
+        "claims": [_claim(name, ratios[name], limit) for name, limit in LIMITS],
     }
 
 
-def _claim(ours: Sample, bare: float, limit: float) -> dict[str, Any]:
-    ratio = ours.median / bare
-    text = f"{ours.name} is ready in at most {limit:g} x the time of bare QEMU"
+def _claim(name: str, ratio: float, limit: float) -> dict[str, Any]:
+    text = f"{name} is ready in at most {limit:g} x the time of bare QEMU (median of the rounds' ratios)"
     return {"claim": text, "ratio": round(ratio, 2), "holds": ratio <= limit}
 
 
