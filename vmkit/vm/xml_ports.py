@@ -14,7 +14,7 @@ _OLD_CARDS: Final = frozenset(["e1000", "rtl8139", "ne2k_pci", "pcnet"])
 """Cards of the older PCI: they share one bridge, which takes a port."""
 
 
-_FIXED_SLOT: Final = "0x10"
+_FIXED_SLOT: Final = "0x13"
 """Slot of the root complex for the devices that stay; libvirt takes its own from both ends: ports from 1, the board's
 from 31."""
 
