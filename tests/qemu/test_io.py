@@ -53,6 +53,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     ),
     "virtio": (
         {
+            "vcpus": 2,
             "disks": [{}, {"size": "16M", "io": "virtio", "iothread": True}],
             "nics": [{"network": "lab", "io": "virtio"}],
         },
