@@ -234,6 +234,7 @@ def _vmkit(bench: Bench, limit: int | None = LIMIT) -> Ran:
 
 def _virsh(bench: Bench, options: tuple[str, ...]) -> tuple[Ran, Any]:
     """One migration by virsh, ended at the deadline; and its recording."""
+    from vmkit.errors import VmkitError
     from vmkit.hypervisor.host import Host
     from vmkit.migrate.control import Look, Terms
     from vmkit.migrate.replay import Recording
@@ -247,7 +248,7 @@ def _virsh(bench: Bench, options: tuple[str, ...]) -> tuple[Ran, Any]:
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         late = False
         while process.poll() is None:
-            with contextlib.suppress(Exception):  # it has just left
+            with contextlib.suppress(VmkitError):  # it has just left
                 stats = domain.job()
                 if stats is not None and stats.total:
                     looks.append(Look.of(_ms(start) / 1000, stats))
