@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nested import tier_home
+from tests.homes import tier_home
 from vmkit.client import Client
 from vmkit.lab.api import LabHost, Labs
 from vmkit.lab.kvm.options import KvmOptions

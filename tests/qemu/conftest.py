@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.homes import tier_home
 from vmkit.client import Client
 from vmkit.errors import VmkitError
 from vmkit.hypervisor.host import Host
@@ -49,19 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """VMKIT_HOME of this whole tier; labs that a failed test left are torn down at its end."""
-    folder = tmp_path_factory.mktemp("home")
-    before = os.environ.get("VMKIT_HOME")
-    os.environ["VMKIT_HOME"] = str(folder)
-    try:
+    """VMKIT_HOME of this whole tier."""
+    with tier_home(tmp_path_factory.mktemp("home")) as folder:
         yield folder
-        Labs().down_all()
-    finally:
-        if before is None:
-            del os.environ["VMKIT_HOME"]
-        else:
-            os.environ["VMKIT_HOME"] = before
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="package")

@@ -1,4 +1,4 @@
-"""What the tiers of nested hosts share."""
+"""A VMKIT_HOME for each tier that makes labs."""
 
 from __future__ import annotations
 
