@@ -12,13 +12,16 @@ log() { echo "vmkit-identity: $*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 on_networkd() { have networkctl && systemctl -q is-active systemd-networkd; }
 
-date -u -s "@$now" >/dev/null 2>&1
 # Without this the kernel goes on with the random numbers of the source, unless it heard of the copy by its generation ID:
-# what is written is mixed in, and RNDRESEEDCRNG (random(4)) has it used at once.
+# what is written is mixed in, and RNDRESEEDCRNG (random(4)) has it used at once. The micro guest's `renew` does that and
+# sets the clock; `reseed` is of such guests that were built earlier.
 printf '%s' "$seed" >/dev/urandom
-reseed 2>/dev/null || perl -e 'open F, ">/dev/urandom"; ioctl F, 0x5207, 0 or exit 1' 2>/dev/null ||
-  python3 -c 'import fcntl; fcntl.ioctl(open("/dev/urandom", "wb"), 0x5207)' 2>/dev/null ||
-  log "random numbers may repeat those of the source for a minute: neither perl nor python3 is there"
+renew "$now" 2>/dev/null || {
+  date -u -s "@$now" >/dev/null 2>&1
+  reseed 2>/dev/null || perl -e 'open F, ">/dev/urandom"; ioctl F, 0x5207, 0 or exit 1' 2>/dev/null ||
+    python3 -c 'import fcntl; fcntl.ioctl(open("/dev/urandom", "wb"), 0x5207)' 2>/dev/null ||
+    log "random numbers may repeat those of the source for a minute: neither perl nor python3 is there"
+}
 
 read -r old_name </proc/sys/kernel/hostname
 echo "$name" >/proc/sys/kernel/hostname
@@ -72,6 +75,7 @@ while [ -n "$cards_left" ]; do
     card=${path##*/}
     ip link set dev "$card" down
     ip addr flush dev "$card" 2>/dev/null
+    [ ! -x /etc/udhcpc ] || : >"/run/address-$card"
     ip link set dev "$card" address "$2" up || {
       log "card $card keeps the address $1"
       ip link set dev "$card" up
@@ -106,7 +110,7 @@ plugged() {
 by_hand() { # CARD ADDRESS GATEWAY
   case $2 in
     none) ;;
-    dhcp) udhcpc -i "$1" -s /etc/udhcpc -b -t 3 -T 1 -A 5 -x "hostname:$name" ;;
+    dhcp) udhcpc -i "$1" -s /etc/udhcpc -p "/run/udhcpc-$1.pid" -b -t 3 -T 1 -A 5 -x "hostname:$name" ;;
     *)
       ip addr add "$2" dev "$1"
       [ "$3" = - ] || ip route replace default via "$3" dev "$1"
@@ -115,7 +119,16 @@ by_hand() { # CARD ADDRESS GATEWAY
 }
 
 network() {
-  [ ! -x /etc/udhcpc ] || killall -q udhcpc # it would ask for the old address again
+  if [ -x /etc/udhcpc ]; then # what runs there would ask for the old address again
+    for word in $changed; do
+      file=/run/udhcpc-${word%%=*}.pid
+      if [ -e "$file" ]; then
+        read -r pid <"$file" && kill "$pid"
+      else
+        killall -q udhcpc # of a micro guest that was built earlier
+      fi
+    done
+  fi
   for word in $changed; do
     plugged "${word%%=*}"
   done

@@ -6,7 +6,8 @@
  *   counter       prints the counter
  *   dirty         dirty SIZE [RATE] | stop | status
  *   edu-id        identification register of QEMU's "edu" PCI device
- *   reseed        has the kernel draw a new key for its random numbers from what was written to /dev/urandom
+ *   renew SECONDS sets the clock (seconds since 1970), and has the kernel draw a new key for its random numbers from what
+ *                 was written to /dev/urandom: one program for what a copy of a running guest does first
  *   load-modules  load-modules LIST: the kernel modules named in the file LIST, one path a line, in that order
  *   load-drivers  load-drivers TABLE: those that the devices of the PCI bus need; a line of the file TABLE is the pattern
  *                 of a modalias and the paths of the modules for it, in order
@@ -499,10 +500,13 @@ static int edu_id(void)
 }
 
 /* random(4), RNDRESEEDCRNG: without it what is written there tells after a minute at the earliest. */
-static int reseed(void)
+static int renew(const char *seconds)
 {
+	struct timespec now = { .tv_sec = strtoll(seconds, NULL, 10) };
 	int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
 
+	if (clock_settime(CLOCK_REALTIME, &now))
+		perror("clock");
 	if (fd < 0 || ioctl(fd, RNDRESEEDCRNG)) {
 		perror("/dev/urandom");
 		return 1;
@@ -608,8 +612,8 @@ int main(int argc, char **argv)
 		return resident(argc == 2 ? argv[1] : "");
 	if (!strcmp(base, "edu-id"))
 		return edu_id();
-	if (!strcmp(base, "reseed"))
-		return reseed();
+	if (!strcmp(base, "renew"))
+		return argc == 2 ? renew(argv[1]) : 2;
 	if (!strcmp(base, "load-modules"))
 		return argc == 2 ? load_modules(argv[1]) : 2;
 	if (!strcmp(base, "load-drivers"))

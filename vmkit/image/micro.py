@@ -57,7 +57,7 @@ plugged in. As far as the kernel has them: Debian's cloud kernel has no e1000 an
 LATE_MODULES: Final = ("virtio_balloon", "virtio_scsi", "sd_mod", "crc32c_generic", "ext4", "8021q", "net_failover")
 """Loaded after the guest is ready, as far as they are not built into the kernel."""
 
-COMMANDS: Final = ("counter", "dirty", "edu-id", "load-drivers", "load-modules", "reseed")
+COMMANDS: Final = ("counter", "dirty", "edu-id", "load-drivers", "load-modules", "renew")
 AGENT: Final = "usr/sbin/qemu-ga"
 MARKER: Final = "vmkit-micro: ready"
 CMDLINE: Final = (
