@@ -66,10 +66,9 @@ def world(binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     assert newcomers.attendant() is None
     world.hotfixes().apply(patch, max_pause=60)
     yield world
-    target.stop()
-    for domain in world.domains:
-        if isinstance(domain, Startable) and domain.target:
-            domain.target.stop()
+    late = [d.target for d in world.domains if isinstance(d, Startable) and d.target]
+    for started in (target, *world.targets, *late):
+        started.stop()
 
 
 def late(world: World, binary: Path, folder: Path) -> Startable:
