@@ -13,14 +13,15 @@ from vmkit.errors import EffectError, SpecError
 from vmkit.lab.kinds import kind_of
 from vmkit.lab.kvm.options import KvmOptions
 from vmkit.lab.layout import Layout
-from vmkit.lab.nested import booted, config, hardware, machine
+from vmkit.lab.nested import booted, config, emulator, hardware, machine, older
 from vmkit.lab.nested.blueprint import Blueprint, blueprint
 from vmkit.lab.nested.hardware import Engine, Files
 from vmkit.lab.nested.recipe import read_recipe
 from vmkit.lab.xen import command
+from vmkit.lab.xen.engine import choose_engine
 from vmkit.lab.xen.flavour import FLAVOUR
 from vmkit.lab.xen.options import XenOptions
-from vmkit.progress import Event, Note
+from vmkit.progress import Event, Note, silent
 from vmkit.system.templates import template
 from vmkit.values import Bytes
 
@@ -141,3 +142,17 @@ def test_hosts_that_crash_are_started_again_and_every_retry_is_told(
     calls = 0
     with pytest.raises(EffectError, match="h1 crashed, 3"):
         booted.again_after_crash(LAYOUT, [tmp_path], lambda: attempt(5), told.append)
+
+
+@pytest.mark.parametrize(("installed", "fetched"), [((7, 2, 22), False), ((10, 0, 2), True), ((8, 2, 0), True)])
+def test_hosts_run_on_the_qemu_on_which_their_guests_live(
+    installed: tuple[int, ...], fetched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Engine(Path("/old/qemu"), (7, 2, 22), "tcg", Path("/old/libraries"))
+    monkeypatch.setattr(emulator, "find", lambda: (Path("/usr/bin/qemu-system-x86_64"), installed))
+    monkeypatch.setattr(older, "engine", lambda _purpose, _reporter: old)
+    chosen, reason = choose_engine(XenOptions(), silent)
+    assert (chosen is old) == fetched
+    assert chosen.version[:2] == (7, 2)
+    assert chosen.accel == "tcg"
+    assert ("QEMU 7.2" in reason) == fetched

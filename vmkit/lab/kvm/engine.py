@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 from pathlib import Path
 from typing import Final
 
 from vmkit.errors import UnsupportedError, VmkitError
-from vmkit.image.tree import check_builder, debootstrap
-from vmkit.lab import cache
 from vmkit.lab.kvm.command import sound_smp
 from vmkit.lab.kvm.options import LOW_MEMORY, KvmOptions
-from vmkit.lab.nested import emulator
+from vmkit.lab.nested import emulator, older
 from vmkit.lab.nested.hardware import Engine
-from vmkit.progress import Finished, Note, Reporter
-from vmkit.system.clock import stopwatch
-from vmkit.values import Bytes
+from vmkit.progress import Note, Reporter
 
-_OLD_SUITE: Final = "bookworm"
-_OLD_NEEDS: Final = Bytes.parse("1G")
 _MODULES: Final = ("kvm_amd", "kvm_intel")
-_GLIBC = re.compile(r"(ld-linux|libc|libm|libdl|libpthread|librt|libresolv|libutil|libanl|libnss_\w+|libmvec)[-.].*")
 
 
 def choose_engine(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]:
@@ -52,7 +43,7 @@ def _choose(options: KvmOptions, reporter: Reporter) -> tuple[Engine, str]:
                 "without KVM here, shadow paging in the host wants QEMU 7.2 around it, which has no SR-IOV card",
                 hint="make two labs: vmkit lab up kvm --sriov; vmkit lab up kvm --name shadow --shadow",
             )
-        return _old_engine(reporter), reason
+        return older.engine("shadow paging", reporter), reason
     if options.sriov and version < (8, 0):
         raise UnsupportedError(
             f"the SR-IOV card came with QEMU 8.0, and this is {emulator.dotted(version)}",
@@ -97,34 +88,3 @@ def _proved(module: str) -> tuple[str, str]:
     if not fact.works:
         return "tcg", fact.reason
     return "kvm", f"{fact.reason}, and {module} is nested"
-
-
-def _old_engine(reporter: Reporter) -> Engine:
-    """QEMU 7.2 of Debian 12, unpacked beside everything and run in place.
-
-    It finds its firmware and modules by its own path. Its libraries come along, but not the C library: a newer one
-    runs older programs, and the dynamic linker has to be of the same build.
-    """
-    name = f"qemu-{_OLD_SUITE}"
-    folder = cache.find(name)
-    if folder is None:
-        check_builder("the older QEMU that shadow paging wants")
-        folder = cache.make(name, _OLD_NEEDS, lambda half: _unpack(half, reporter))
-    binary = folder / "root/usr/bin" / emulator.BINARY
-    env = {"LD_LIBRARY_PATH": str(folder / "libraries")}
-    return Engine(binary, emulator.version(binary, env), "tcg", folder / "libraries")
-
-
-def _unpack(folder: Path, reporter: Reporter) -> None:
-    seconds = stopwatch()
-    tree, libraries = folder / "root", folder / "libraries"
-    options = ["--variant=extract"]
-    debootstrap(_OLD_SUITE, ("qemu-system-x86",), tree, options, folder / "log", reporter, "QEMU 7.2")
-    libraries.mkdir()
-    for library in (tree / "usr/lib/x86_64-linux-gnu", tree / "lib/x86_64-linux-gnu"):
-        for path in library.glob("*.so*") if library.is_dir() else ():
-            if not _GLIBC.match(path.name) and not (libraries / path.name).exists():
-                shutil.copyfile(path, libraries / path.name)  # follows links, which are relative to the tree
-    (folder / "log").unlink()
-    folder.chmod(0o755)
-    reporter(Finished("QEMU 7.2", seconds(), f"Debian {_OLD_SUITE}"))
