@@ -180,9 +180,13 @@ class Host:
     # -- domains
 
     def domains(self) -> list[Domain]:
-        """Every domain, running or not, by name."""
+        """Every domain, running or not, by name. Xen's Domain-0 is the host itself, and so none of them."""
         with translated("list of domains"):
-            return sorted((Domain(self, d) for d in self.handle.listAllDomains(0)), key=lambda d: d.name)
+            found = [d for d in self.handle.listAllDomains(0) if not self._is_host(d)]
+        return sorted((Domain(self, d) for d in found), key=lambda d: d.name)
+
+    def _is_host(self, domain: libvirt.virDomain) -> bool:
+        return domain.ID() == 0 and self.driver == "Xen"
 
     def domain(self, name: str) -> Domain:
         """The domain of this name, or with this uuid.
@@ -190,14 +194,16 @@ class Host:
         Raises:
             NotFoundError: there is none; the hint names similar ones.
         """
-        with contextlib.suppress(libvirt.libvirtError):
-            return Domain(self, self.handle.lookupByName(name))
-        try:
-            return Domain(self, self.handle.lookupByUUIDString(name))
-        except libvirt.libvirtError as e:
-            error = translate(e, "look-up")
-            if isinstance(error, UnreachableError):
-                raise error from e
+        for look_up in (self.handle.lookupByName, self.handle.lookupByUUIDString):
+            try:
+                found = look_up(name)
+            except libvirt.libvirtError as e:
+                error = translate(e, "look-up")
+                if isinstance(error, UnreachableError):
+                    raise error from e
+                continue
+            if not self._is_host(found):
+                return Domain(self, found)
         near = difflib.get_close_matches(name, [d.name for d in self.domains()], n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else f"see what there is: vmkit -c '{self.uri}' list"
         raise NotFoundError(f"no VM named {quoted(name)} on {self.uri}", hint=hint)

@@ -57,6 +57,9 @@ plugged in. As far as the kernel has them: Debian's cloud kernel has no e1000 an
 LATE_MODULES: Final = ("virtio_balloon", "virtio_scsi", "sd_mod", "crc32c_generic", "ext4", "8021q", "net_failover")
 """Loaded after the guest is ready, as far as they are not built into the kernel."""
 
+XEN_MODULES: Final = ("xen_netfront", "xen_blkfront")
+"""Loaded where Xen runs the guest, before the network is set up, as far as the kernel has them."""
+
 COMMANDS: Final = ("counter", "dirty", "edu-id", "load-drivers", "load-modules", "renew")
 AGENT: Final = "usr/sbin/qemu-ga"
 MARKER: Final = "vmkit-micro: ready"
@@ -203,10 +206,11 @@ def _modules(tree: Path, more: tuple[str, ...] = ()) -> Iterator[cpio.Node]:
     late = load_order((), dependencies, builtin, (*LATE_MODULES, *NETWORK_DRIVERS, *DISK_DRIVERS))
     late = [p for p in late if p not in order]
     on_demand = dict.fromkeys(p for d in more for p in by_need[d] if p not in order + late)
-    for path in (*order, *late, *on_demand):
+    xen = [p for p in load_order((), dependencies, builtin, XEN_MODULES) if p not in order]
+    for path in dict.fromkeys((*order, *late, *on_demand, *xen)):
         content = unsigned(unpacked(path, (kernel / path).read_bytes()))
         yield cpio.Node.file(_module_file(path), content)
-    for name, paths in (("load", order), ("load-late", late)):
+    for name, paths in (("load", order), ("load-late", late), ("xen", xen)):
         listing = "".join(f"/{_module_file(p)}\n" for p in paths)
         yield cpio.Node.file(f"lib/modules/{name}", listing.encode())
     aliases = (kernel / "modules.alias").read_text()
@@ -230,6 +234,8 @@ def _templates() -> Iterator[cpio.Node]:
         ("lspci", "bin/lspci"),
     ):
         yield cpio.Node.file(path, (folder / name).read_bytes(), 0o755)
+    for name in ("poweroff", "reboot"):  # what the kernel runs when Xen asks for it (kernel/reboot.c)
+        yield cpio.Node.link(f"sbin/{name}", "/bin/busybox")
     yield cpio.Node.file("etc/profile", (folder / "profile").read_bytes())
     yield cpio.Node.file("etc/passwd", b"root::0:0:root:/:/bin/sh\n")
     yield cpio.Node.file("etc/group", b"root:x:0:\n")

@@ -94,7 +94,7 @@ def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start:
         CancelledError: Ctrl-C or a signal came; what was made is removed.
     """
     name = prepared.design.name
-    log = log_name(name) if host.driver == "QEMU" else None
+    log = _log(host, name)
     facts: dict[str, Any] = {"uri": host.uri, "uuid": str(uuids.uuid4()), "volumes": [], "log": log}
     with journalled("create", name, "begin", **facts) as entry, deferred() as interrupted, ExitStack() as lendings:
 
@@ -111,6 +111,15 @@ def build(host: Host, prepared: Prepared, reporter: Reporter = silent, *, start:
                 raise CancelledError(f"the creation of {name} was stopped by {by}; {left}") from e
             raise
     return domain
+
+
+def _log(host: Host, name: str) -> str | None:
+    """The volume that the console will be logged to; None where it is not."""
+    if host.driver == "Xen":
+        from vmkit.vm import xen_console
+
+        return xen_console.log_name(host, name)
+    return log_name(name) if host.driver == "QEMU" else None
 
 
 def _make(

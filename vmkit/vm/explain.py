@@ -11,6 +11,7 @@ from vmkit.host import figures
 from vmkit.host.measured import Area, Measured, Mode
 from vmkit.plan import Choice, Plan
 from vmkit.values import Bytes
+from vmkit.vm.choices import xen
 from vmkit.vm.choices.helpers import HYPERV
 from vmkit.vm.choices.reasons import Reasons
 from vmkit.vm.machine_facts import MachineFacts
@@ -33,6 +34,7 @@ _BUS: Final = {
     "scsi": "virtio-scsi, or an emulated SCSI controller",
     "sata": "emulated AHCI",
     "ide": "emulated IDE",
+    "xen": xen.DISK,
     "usb": "emulated USB",
     "fdc": "emulated floppy controller",
 }
@@ -99,8 +101,10 @@ def _with(choice: Choice, values: dict[str, str], measured: Measured | None) -> 
 
 
 def _mode(choice: Choice, values: dict[str, str]) -> tuple[Area, Mode] | None:
-    """What `vmkit bench host` would have measured for a line."""
+    """What `vmkit bench host` would have measured for a line; on Xen it measures nothing."""
     subject, value = choice.subject, choice.value
+    if values.get("accel") == "xen":
+        return None
     kvm = Mode.SHADOW if values.get("memory.paging") == "shadow" else Mode.NESTED
     mode = {"kvm": kvm, "tcg": Mode.TCG}.get(values.get("accel", ""))
     if subject in ("accel", "memory.paging") and mode:
@@ -124,11 +128,14 @@ def _cpus(root: ET.Element, kind: str, facts: MachineFacts, why: Reasons) -> Non
         why.chose("accel", "kvm", "the CPU runs the guest's instructions itself", expected=expected)
     elif kind == "qemu":
         why.chose("accel", "tcg", "each instruction is translated in software", expected=figures.EMULATION)
+    elif kind == "xen":
+        why.chose("accel", kind, "the CPU runs the guest's instructions itself, under Xen")
     else:
         why.chose("accel", kind, f"libvirt's domain type {kind}")
     machine = root.find("os/type")
     if machine is not None and machine.get("machine"):
-        why.chose("machine", machine.get("machine"), "the virtual board")
+        board = machine.get("machine", "")
+        why.chose("machine", board, xen.REASONS.get(board, "the virtual board"))
     size = read_size(root)
     more = f", up to {size.max_vcpus} while it runs" if size.max_vcpus > size.vcpus else ""
     why.chose("vcpus", size.vcpus, f"virtual CPUs{more}")
@@ -162,6 +169,8 @@ def _memory(root: ET.Element, kind: str, facts: MachineFacts, why: Reasons) -> N
                 why.chose("memory.paging", "unknown", "the host's own files could not be read")
     elif kind == "qemu":
         why.chose("memory.paging", "software", "TCG translates addresses itself")
+    elif (board := root.find("os/type")) is not None and (paging := xen.PAGING.get(board.get("machine", ""))):
+        why.chose("memory.paging", *paging)
     backing = root.find("memoryBacking")
     huge = backing.find("hugepages") if backing is not None else None
     if huge is not None:
@@ -215,7 +224,7 @@ def _nic(nic: ET.Element, subject: str, kind: str, facts: MachineFacts, why: Rea
     card = model.get("type", "") if model is not None else "virtio"
     virtio = card.startswith("virtio")
     reason = "para-virtual: packets travel in shared memory" if virtio else "emulated"
-    why.chose(f"{subject}.model", card, reason, expected=figures.DEVICES)
+    why.chose(f"{subject}.model", card, xen.NIC if card == xen.NETFRONT else reason, expected=figures.DEVICES)
     if not virtio:
         return
     backend = driver.get("name") if driver is not None else None
@@ -242,7 +251,8 @@ def _address(device: ET.Element) -> str:
 
 def _helpers(root: ET.Element, kind: str, why: Reasons) -> None:
     if kind != "kvm":
-        why.chose("helpers", "none", "para-virtual helpers are KVM's")
+        if kind != "xen":
+            why.chose("helpers", "none", "para-virtual helpers are KVM's")
         return
     clocks = [t.get("name", "") for t in root.iterfind("clock/timer") if t.get("present") == "yes"]
     if clocks:

@@ -133,7 +133,7 @@ def _told(host: Host, spec: VmSpec, reporter: Reporter) -> HostFacts:
         kvm=_kvm(host, types, reporter) if qemu and _may_be_kvm(spec) else None,
         memory_free=_memory(host),
         cpus=cpus,
-        networks=host.network_names() if host.driver in ("QEMU", "TEST") else {},
+        networks=host.network_names() if host.driver in ("QEMU", "TEST", "Xen") else {},
         reservable=_reservable(host, spec) if qemu else {},
         domains=frozenset(d.name for d in host.domains()),
         topology=layout,

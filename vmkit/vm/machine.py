@@ -346,6 +346,7 @@ class Vm:
 
         memory = self.remembered()
         marker, agent = _promises(memory)
+        agent = agent and self.domain.host.driver != "Xen"  # there is no channel to it
         nics = describe(self.domain.xml()).nics
         return layers_for(
             marker=marker is not None, agent=agent, network=bool(nics), console=bool(memory and memory.console_log)

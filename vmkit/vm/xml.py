@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from vmkit.vm import xml_devices, xml_forward, xml_host, xml_limits
+from vmkit.vm import xml_devices, xml_forward, xml_host, xml_limits, xml_xen
 from vmkit.vm.choices.placement import ranges
 from vmkit.vm.design import Design
 from vmkit.vm.metadata import NAMESPACE, Remembered, to_text
@@ -93,6 +93,8 @@ def domain_xml(base: str, design: Design, placement: Placement, remembered: Reme
         commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
         for arg in arguments:
             ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=arg)
+    if design.domain_type == "xen" and design.machine:
+        xml_xen.fit(root, design.machine)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
 

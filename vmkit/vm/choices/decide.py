@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 from vmkit.errors import ConflictError, SpecError
 from vmkit.image.manifest import ImageKind
 from vmkit.plan import Plan, Step
-from vmkit.vm.choices import accelerator, cpu, disk, display, growth, helpers, limits, memory, nic, placement, reserving
+from vmkit.vm.choices import (
+    accelerator,
+    cpu,
+    disk,
+    display,
+    growth,
+    helpers,
+    limits,
+    memory,
+    nic,
+    placement,
+    reserving,
+    xen,
+)
 from vmkit.vm.choices.reasons import ASKED, Reasons
 from vmkit.vm.design import Design, NicDesign
 from vmkit.vm.facts import HostFacts
@@ -47,7 +60,10 @@ def decide(
     _family(spec, why)
     domain_type = accelerator.accelerator(spec, facts, why)
     kvm = domain_type == "kvm"
-    machine = accelerator.machine(spec, facts, why)
+    if facts.driver == "Xen":
+        machine: str | None = xen.mode(spec, facts, why, direct=bool(image and image.kernel))
+    else:
+        machine = accelerator.machine(spec, facts, why)
     size = memory.size(spec, defaults, image, why)
     _vcpus(spec, facts, why)
     place = placement.place(spec, defaults, facts, size, why)
@@ -69,7 +85,7 @@ def decide(
         cpu=chosen,
         vcpus=spec.vcpus,
         memory=size,
-        cmdline=_cmdline(spec, image, nics, why),
+        cmdline=_cmdline(spec, image, nics, xen.boot_words(machine, disks, nics), why),
         disks=disks,
         nics=nics,
         agent=facts.driver == "QEMU",
@@ -110,7 +126,9 @@ def _exclusive(place: placement.Place) -> bool:
     return len(used) == len(set(used)) and not set(used) & set(place.pinning.rest)
 
 
-def _cmdline(spec: VmSpec, image: Image | None, cards: tuple[NicDesign, ...], why: Reasons) -> str | None:
+def _cmdline(
+    spec: VmSpec, image: Image | None, cards: tuple[NicDesign, ...], xen_words: list[str], why: Reasons
+) -> str | None:
     if image is None or image.kernel is None:
         if spec.cmdline:
             raise SpecError("only images that bring a kernel take a command line", path="cmdline")
@@ -118,6 +136,7 @@ def _cmdline(spec: VmSpec, image: Image | None, cards: tuple[NicDesign, ...], wh
     # The last console= is /dev/console, so that the screen comes before what the image names.
     words = ["console=tty0"] if spec.display is not DisplayKind.NONE else []
     words += [image.cmdline, f"vmkit.name={spec.name}"] if image.kind is ImageKind.MICRO else [image.cmdline]
+    words += xen_words
     if image.kind is ImageKind.MICRO:
         words += _addresses(spec, cards)
         first = spec.nics[0].address if cards and cards[0].index == 0 else "none"

@@ -9,6 +9,7 @@ from vmkit.errors import RefusedError, SpecError
 from vmkit.host import figures
 from vmkit.plan import Rejected
 from vmkit.values import Bytes
+from vmkit.vm.choices import xen
 from vmkit.vm.choices.reasons import ASKED, Reasons
 from vmkit.vm.design import DiskDesign
 from vmkit.vm.facts import HostFacts
@@ -55,8 +56,12 @@ def disks(
     counts: dict[str, int] = {}
     threads = 0
     for i, disk in enumerate(wanted):
-        bus = _bus(disk, i, defaults, machine, why)
-        prefix = _LETTERS[bus]
+        if facts.driver == "Xen":
+            bus = xen.disk_bus(disk, i, machine, why)
+            prefix = "xvd" if bus is Bus.VIRTIO else _LETTERS[bus]
+        else:
+            bus = _bus(disk, i, defaults, machine, why)
+            prefix = _LETTERS[bus]
         device = prefix + _letters(counts.get(prefix, 0))
         counts[prefix] = counts.get(prefix, 0) + 1
         block = disk.io is DiskIo.PASSTHROUGH

@@ -9,6 +9,7 @@ from vmkit.errors import NotFoundError, SpecError, UnsupportedError
 from vmkit.host import figures
 from vmkit.plan import Rejected
 from vmkit.vm import forward
+from vmkit.vm.choices import xen
 from vmkit.vm.choices.reasons import ASKED, Reasons
 from vmkit.vm.design import NicDesign
 from vmkit.vm.facts import HostFacts
@@ -123,6 +124,9 @@ def _own(
     why.chose(f"nics[{i}]", shown, reason)
     if kind == "none":
         return None
+    if facts.driver == "Xen":
+        card = xen.nic_model(nic, i, kind, machine, why)
+        return NicDesign(kind, source, card, nic.mac.lower() if nic.mac else None, i, limits=nic.limits)
     model = _model(nic, i, defaults, machine, why)
     mac = nic.mac.lower() if nic.mac else None
     if nic.forward:
