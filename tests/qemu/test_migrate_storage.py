@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ import pytest
 from tests.qemu.conftest import APART, hosts_apart
 from tests.qemu.mover import Mover, jobs, vmkit
 from vmkit.client import Client
-from vmkit.errors import CancelledError
+from vmkit.errors import CancelledError, SpecError
 from vmkit.hypervisor.domain import DomainState
 from vmkit.hypervisor.host import Host
 from vmkit.hypervisor.migration import adopt, find
@@ -147,6 +149,74 @@ def test_cancelled_before_the_memory_and_then_moved(mover: Mover) -> None:
     assert volumes(mover, at) == set()
 
 
+def off(mover: Mover) -> int:
+    """Where the VM is, which is shut off."""
+    assert sorted(mover.states()) == ["-", "shut off"], mover.states()
+    return mover.states().index("shut off")
+
+
+@pytest.fixture
+def stopped(mover: Mover) -> Iterator[str]:
+    """The VM is shut off; afterwards it runs again, where it is then, with what it had on its disk."""
+    before = fingerprint(mover)
+    with Client(mover.source) as client:
+        client.vms.get(mover.name).stop(force=True)
+    yield before
+    with Client(mover.uris[off(mover)]) as client:
+        vm = client.vms.get(mover.name)
+        vm.start()
+        vm.wait(deadline=240.0)
+    assert fingerprint(mover) == before
+
+
+def test_shut_off_it_moves_with_its_disk_and_its_definition(mover: Mover, stopped: str) -> None:
+    at = off(mover)
+    there = mover.uris[1 - at]
+    with Client(mover.uris[at]) as client:
+        with pytest.raises(SpecError, match="--max-downtime: is about the memory"):
+            client.migrations.migrate(mover.name, there, max_downtime=0.1)
+        assert [s.verb for s in client.migrations.plan(mover.name, there).steps][-2:] == ["verify", "remove"]
+        report = client.migrations.migrate(mover.name, there)
+    assert (report.technique, report.running_copies, report.downtime_ms) == ("cold", 0, None)
+    assert off(mover) == 1 - at
+    assert volumes(mover, at) == set()
+    assert volumes(mover, 1 - at) == {"carried-0.qcow2", "carried-console.log"}
+    assert mover.hosts[1 - at].pool(POOL).size("carried-0.qcow2")[1] < 64 * 2**20
+    moved = next(s for s in mover.sightings() if s is not None)
+    assert (moved.persistent, moved.autostart) == (True, True)
+
+
+KILLED = """
+import os, signal, sys
+from vmkit.client import Client
+from vmkit.hypervisor import migration
+when, here, name, there = sys.argv[1:]
+moves = migration.migrate_offline
+def once(domain, target):
+    if when == "after":
+        moves(domain, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+migration.migrate_offline = once
+with Client(here) as client:
+    client.migrations.migrate(name, there)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_around_the_move_of_the_definition(mover: Mover, stopped: str, when: str) -> None:
+    at = off(mover)
+    argv = [sys.executable, "-c", KILLED, when, mover.uris[at], mover.name, mover.uris[1 - at]]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    arrived = at if when == "before" else 1 - at
+    said = vmkit("jobs").stderr
+    assert f"was cut off; the VM is at {mover.uris[arrived]}" in said, said
+    assert off(mover) == arrived
+    assert volumes(mover, 1 - arrived) == set()
+    assert volumes(mover, arrived) == {"carried-0.qcow2", "carried-console.log"}
+    assert [s.autostart for s in mover.sightings() if s is not None] == [True]
+
+
 FOREIGN = """
 <domain type='qemu'>
   <name>foreign-disks</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
@@ -180,6 +250,14 @@ def test_a_medium_and_a_raw_disk_of_another_tool(apart: Lab) -> None:
             moved.destroy()
             for host in (one, two):
                 assert {name: host.pool(POOL).read(name) for name in content} == content
+            for name in content:
+                one.pool(POOL).delete(name)
+            dug = vmkit("lab", "exec", f"{apart.name}/h2", "--", "fallocate", "--dig-holes", f"{APART}/data.raw")
+            assert dug.returncode == 0, dug.stderr
+            with Client(two.uri) as client:  # back again, shut off; what is a hole in the raw file stays one
+                assert client.migrations.migrate("foreign-disks", one.uri).technique == "cold"
+            assert {name: one.pool(POOL).read(name) for name in content} == content
+            assert one.pool(POOL).size("data.raw")[1] < 3 * 2**20
         finally:
             for host in (one, two):
                 if left := find(host, name="foreign-disks"):
@@ -187,4 +265,5 @@ def test_a_medium_and_a_raw_disk_of_another_tool(apart: Lab) -> None:
                         left.destroy()
                     left.undefine()
                 for name in content:
-                    host.pool(POOL).delete(name)
+                    if host.pool(POOL).path(name):
+                        host.pool(POOL).delete(name)

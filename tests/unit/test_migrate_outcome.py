@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,8 @@ INTENT = Intent(was_paused=False, persistent=True, target_defined=False)
 TRANSIENT = Intent(was_paused=False, persistent=False, target_defined=False)
 PAUSED = Intent(was_paused=True, persistent=True, target_defined=False)
 DEFINED_BOTH = Intent(was_paused=False, persistent=True, target_defined=True)
+COLD = replace(INTENT, cold=True)
+COLD_DEFINED_BOTH = replace(DEFINED_BOTH, cold=True)
 
 R, A, D, H, B, P, U, C, HANDED, PULLING, BROKEN = (
     Seen.RUNNING,
@@ -97,6 +100,21 @@ R, A, D, H, B, P, U, C, HANDED, PULLING, BROKEN = (
         (BROKEN, U, INTENT, Place.UNKNOWN, ()),
         (PULLING, R, INTENT, Place.UNKNOWN, ()),
         (PULLING, A, INTENT, Place.UNKNOWN, ()),
+        # it was shut off
+        (D, A, COLD, Place.SOURCE, ()),
+        (D, D, COLD, Place.SOURCE, (Action.FORGET_TARGET,)),
+        (D, D, COLD_DEFINED_BOTH, Place.SOURCE, ()),
+        (A, D, COLD, Place.TARGET, ()),
+        (A, D, COLD_DEFINED_BOTH, Place.TARGET, ()),
+        (A, R, COLD, Place.TARGET, ()),
+        (D, R, COLD, Place.TARGET, (Action.FORGET_SOURCE,)),  # started there before it was forgotten here
+        (R, D, COLD, Place.SOURCE, (Action.FORGET_TARGET,)),
+        (R, A, COLD, Place.SOURCE, ()),
+        (R, R, COLD, Place.UNKNOWN, ()),
+        (A, A, COLD, Place.UNKNOWN, ()),
+        (U, D, COLD, Place.UNKNOWN, ()),
+        (D, U, COLD, Place.UNKNOWN, ()),
+        (D, B, COLD, Place.UNKNOWN, ()),
     ],
 )
 def test_table(source: Seen, target: Seen, intent: Intent, place: Place, actions: tuple[Action, ...]) -> None:
@@ -105,7 +123,7 @@ def test_table(source: Seen, target: Seen, intent: Intent, place: Place, actions
     assert verdict.why
 
 
-intents = st.builds(Intent, *[st.booleans()] * 3, touched=st.just(True))
+intents = st.builds(Intent, *[st.booleans()] * 3, touched=st.just(True), cold=st.booleans())
 
 
 @given(st.sampled_from(Seen), st.sampled_from(Seen), intents)

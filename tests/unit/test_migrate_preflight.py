@@ -12,7 +12,7 @@ from vmkit.hypervisor.domain import DomainState
 from vmkit.hypervisor.migration import Sighting
 from vmkit.migrate.facts import GuestFacts, HostFacts, Presence, TargetFacts, parse_guest
 from vmkit.migrate.files import GuestFile
-from vmkit.migrate.plan import Request, make_plan, same_storage
+from vmkit.migrate.plan import Request, check_off, make_plan, same_storage
 from vmkit.migrate.preflight import Case, Level, judge
 from vmkit.migrate.traps import TRAPS, sprung
 
@@ -103,14 +103,37 @@ def test_the_same_host_is_refused(case: Case) -> None:
     assert "same host" in refusals(replace(case, target=replace(case.target, uuid=case.source.uuid)))["hosts"]
 
 
-def test_only_a_running_vm_moves(case: Case) -> None:
-    stopped = replace(case.guest, state="shut off", running=False)
-    assert "shut off" in refusals(replace(case, guest=stopped))["state"]
+def test_which_states_move(case: Case) -> None:
+    crashed = replace(case.guest, state="crashed", running=False)
+    assert "crashed" in refusals(replace(case, guest=crashed))["state"]
     paused = replace(case.guest, state="paused", running=False, paused=True)
     assert refusals(replace(case, guest=paused)) == {}
     busy = judge(replace(case, guest=replace(case.guest, job=True)))
     with pytest.raises(ConflictError, match="another job"):
         busy.require()
+
+
+def test_a_vm_that_is_shut_off_moves_without_its_memory(case: Case) -> None:
+    off = replace(case.guest, state="shut off", running=False, cpu_mode="host-passthrough", cpu_xml="", hugepages=True)
+    full = replace(case, guest=off, target=replace(case.target, memory_free=0, cpu_model="another"))
+    assert refusals(full) == {}
+    assert "is saved" in refusals(replace(full, guest=replace(off, saved=True)))["state"]
+    assert "TPM" in refusals(replace(full, guest=replace(off, tpm=True)))["state"]
+    variables = GuestFile("/var/lib/libvirt/qemu/nvram/web1.fd", "nvram")
+    absent = replace(full.meeting, files={**full.meeting.files, variables.path: Presence.ABSENT})
+    uefi = replace(full, guest=replace(off, files=(*off.files, variables)), meeting=absent)
+    assert "variables of UEFI" in refusals(uefi)["nvram"]
+    plan = make_plan(Request("web1", "qemu+ssh://h2/system"), full, judge(full))
+    assert [s.verb for s in plan.steps] == ["check", "move", "verify"]
+    assert next(c for c in plan.choices if c.subject == "technique").value == "cold"
+
+
+def test_what_is_about_memory_is_refused_for_a_vm_that_is_shut_off() -> None:
+    check_off("web1", {"mode": "auto", "transport": "auto", "parallel": None, "zero_copy": False})
+    with pytest.raises(SpecError, match="--max-downtime: is about the memory of a running VM, and web1 is shut off"):
+        check_off("web1", {"max_downtime": 0.3})
+    with pytest.raises(SpecError, match="--compress: "):
+        check_off("web1", {"compression": "xbzrle"})
 
 
 def test_machine_type_that_the_target_does_not_know(case: Case) -> None:

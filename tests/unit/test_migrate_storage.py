@@ -42,8 +42,8 @@ XML = f"""
 FILES = files_of(ET.fromstring(XML))
 
 
-def guest(files: tuple[GuestFile, ...] = FILES) -> GuestFacts:
-    return cast("GuestFacts", SimpleNamespace(files=files))
+def guest(files: tuple[GuestFile, ...] = FILES, *, off: bool = False) -> GuestFacts:
+    return cast("GuestFacts", SimpleNamespace(files=files, off=off))
 
 
 def volume(path: str, **changed: Any) -> VolumeFacts:
@@ -82,6 +82,16 @@ def test_what_others_stand_on_comes_first() -> None:
         "data.raw": Kind.DISK,
     }
     assert sorted(mirrored(guest(), meeting())) == ["vda", "vdb"]
+
+
+def test_disks_of_a_vm_that_is_shut_off_are_copied_as_they_lie() -> None:
+    found = {c.path: c for c in copies(guest(off=True), meeting())}
+    assert {c.path for c in found.values() if c.idle} == {f"{P}/w-0.qcow2", "/srv/data.raw"}
+    assert found["/srv/data.raw"].size == 2**20  # what is in use: holes are not sent
+    assert mirrored(guest(off=True), meeting()) == ()
+    facts = meeting()
+    facts.volumes["/srv/data.raw"] = volume("/srv/data.raw", format="vmdk")
+    assert unfit(next(f for f in FILES if f.device == "vdb"), guest(off=True), facts) is None
 
 
 @pytest.mark.parametrize("where", [Presence.SAME, Presence.PRESENT, Presence.OTHER, Presence.UNKNOWN])

@@ -59,7 +59,7 @@ COMMANDS: Final = {
     "limit": Entry("limit", "limit", "Show what a VM may take from its host, or change it while it runs."),
     "list": Entry("vm", "list_", "List the VMs of a host."),
     "log": Entry("console", "log", "Print what a VM wrote to its serial console."),
-    "migrate": Entry("migrate", "migrate", "Move a running VM to another host."),
+    "migrate": Entry("migrate", "migrate", "Move a VM to another host: while it runs, or shut off."),
     "network": Entry("network", "network", "Make, show and remove networks; reserve addresses in them."),
     "nic": Entry("change", "nic", "Add network cards to VMs and take them away."),
     "pause": Entry("vm", "pause", "Let the vCPUs of VMs stand still."),

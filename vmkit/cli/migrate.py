@@ -77,7 +77,7 @@ class _Move(click.Command):
 
 @click.group(cls=_Migrate, add_help_option=False)
 def migrate() -> None:
-    """Move a running VM to another host while it runs."""
+    """Move a VM to another host: while it runs, or shut off."""
 
 
 @migrate.command(_MOVE, cls=_Move, epilog="See also: vmkit migrate stats, vmkit migrate replay FILE.")
@@ -90,7 +90,7 @@ def migrate() -> None:
     show_default=True,
     help="How the memory goes across.",
 )
-@click.option("--deadline", metavar="TIME", default="120s", show_default=True, help="Give the transfer up after this.")
+@click.option("--deadline", metavar="TIME", show_default="120s", help="Give the transfer up after this.")
 @click.option("--bandwidth", metavar="SIZE", help="Bytes a second to send at most: 100M. Rounded up to whole MiB.")
 @click.option("--max-downtime", metavar="TIME", help="Let the guest stand still this long at the end: 300ms.")
 @click.option("--auto-converge", is_flag=True, help="Slow the guest down if it changes memory faster than it is sent.")
@@ -118,7 +118,7 @@ def move(
     vm: str,
     to: str,
     mode: str,
-    deadline: str,
+    deadline: str | None,
     bandwidth: str | None,
     max_downtime: str | None,
     auto_converge: bool,
@@ -133,18 +133,19 @@ def move(
     recording: Path | None,
     output: str,
 ) -> None:
-    """Move a running VM to another host while it runs.
+    """Move a VM to another host: while it runs, or shut off.
 
     Both hosts are checked before anything is touched, and asked afterwards how many copies run. Ctrl-C, the deadline,
     or 'vmkit jobs cancel' in another terminal end the transfer, and the VM runs on where it is.
 
     A guest that changes its memory faster than it can be sent is stopped for as long as --max-downtime allows, or moved
     by post-copy if --mode allows, or the transfer is given up as soon as that is certain.
+
+    Of a VM that is shut off its disks are copied and its definition moves; what is about memory is refused.
     """
     from vmkit.migrate.plan import How
 
     how: How = {
-        "deadline": parse_duration(deadline, path="--deadline"),
         "bandwidth": None if bandwidth is None else Bytes.parse(bandwidth, path="--bandwidth"),
         "max_downtime": None if max_downtime is None else parse_duration(max_downtime, path="--max-downtime"),
         "probe": probe,
@@ -158,6 +159,8 @@ def move(
         "transport": transport,
         "congestion": congestion,
     }
+    if deadline is not None:
+        how["deadline"] = parse_duration(deadline, path="--deadline")
     migrations = ctx.client().migrations
     if only_plan:
         render.show_plan(migrations.plan(vm, to, **how), output)

@@ -316,6 +316,17 @@ def migrate_live(
         raise error from e
 
 
+def migrate_offline(domain: Domain, target: Host) -> None:
+    """Define a domain that is shut off at `target`, and remove its definition here; its files stay as they are.
+
+    Raises:
+        EffectError, RefusedError, UnreachableError: it failed; both hosts have to be asked what there is.
+    """
+    flags = libvirt.VIR_MIGRATE_OFFLINE | libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    with translated(f"move of {domain.name}"):
+        domain.handle.migrate3(target.handle, {}, flags)
+
+
 def _flags(options: Options) -> tuple[int, dict[str, Any]]:
     """Flags and typed parameters for the options."""
     flags = libvirt.VIR_MIGRATE_LIVE if options.live else 0

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vmkit.hypervisor.host import Host
 
 _PIECE: Final = 256 * 1024
+_AT_HOLE: Final = -3
+"""What virStreamRecvFlags answers where the stream is at a hole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,14 @@ def volume_of(host: Host, path: str) -> VolumeFacts | None:
 
 
 def relay(
-    source: Pool, target: Pool, name: str, length: int, *, mode: str, advance: Callable[[int], None] | None = None
+    source: Pool,
+    target: Pool,
+    name: str,
+    length: int,
+    *,
+    mode: str,
+    sparse: bool = False,
+    advance: Callable[[int], None] | None = None,
 ) -> str:
     """Copy a file of one host's pool into a new one of the other's, through this process, byte for byte.
 
@@ -92,6 +101,7 @@ def relay(
         name: of the volume, in both.
         length: bytes of the file.
         mode: permissions of the new file, octal.
+        sparse: what is a hole in the file stays one, and is neither sent nor part of the digest.
         advance: called with the bytes sent so far; what it raises ends the copying.
 
     Returns:
@@ -104,6 +114,8 @@ def relay(
     root = ET.Element("volume")
     ET.SubElement(root, "name").text = name
     ET.SubElement(root, "capacity", unit="bytes").text = str(length)
+    if sparse:
+        ET.SubElement(root, "allocation", unit="bytes").text = "0"
     inner = ET.SubElement(root, "target")
     ET.SubElement(inner, "format", type="raw")
     ET.SubElement(ET.SubElement(inner, "permissions"), "mode").text = mode
@@ -112,7 +124,7 @@ def relay(
     try:
         if length:
             with translated(f"copy of {name}"):
-                _pump(source, target, name, length, digest, advance)
+                _pump(source, target, name, length, digest, advance, sparse=sparse)
     except BaseException:
         target.delete(name)
         raise
@@ -121,14 +133,31 @@ def relay(
 
 
 def _pump(
-    source: Pool, target: Pool, name: str, length: int, digest: Any, advance: Callable[[int], None] | None
+    source: Pool,
+    target: Pool,
+    name: str,
+    length: int,
+    digest: Any,
+    advance: Callable[[int], None] | None,
+    *,
+    sparse: bool,
 ) -> None:
     reading, writing = source.host.handle.newStream(0), target.host.handle.newStream(0)
-    source.handle.storageVolLookupByName(name).download(reading, 0, length, 0)
-    target.handle.storageVolLookupByName(name).upload(writing, 0, length, 0)
-    sent = 0
+    down, up = (
+        (libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+        if sparse
+        else (0, 0)
+    )
+    source.handle.storageVolLookupByName(name).download(reading, 0, length, down)
+    target.handle.storageVolLookupByName(name).upload(writing, 0, length, up)
+    sent = holes = 0
     try:
-        while piece := reading.recv(_PIECE):
+        while piece := reading.recvFlags(_PIECE, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE if sparse else 0):
+            if piece == _AT_HOLE:
+                hole = reading.recvHole()
+                writing.sendHole(hole)
+                holes += hole
+                continue
             view = memoryview(piece)
             while view:
                 view = view[writing.send(bytes(view)) :]
@@ -145,8 +174,8 @@ def _pump(
             except libvirt.libvirtError:
                 continue
         raise
-    if sent != length:
-        raise EffectError(f"copy of {name}: {sent} of {length} bytes came, so it changed meanwhile")
+    if sent + holes != length:
+        raise EffectError(f"copy of {name}: {sent + holes} of {length} bytes came, so it changed meanwhile")
 
 
 def users_of(host: Host, path: str) -> list[str]:

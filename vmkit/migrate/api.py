@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Unpack
 
 from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableError, VmkitError
-from vmkit.migrate import carry, copying, record, recovery
+from vmkit.migrate import carry, cold, copying, record, recovery
 from vmkit.migrate.control import Steering, Terms
 from vmkit.migrate.facts import GuestFacts, can_lock, has_userfaultfd, observe_guest, observe_host, observe_target
 from vmkit.migrate.failing import failure
@@ -19,7 +19,7 @@ from vmkit.migrate.modes import Mode, Ways, check_wish, ways
 from vmkit.migrate.outcome import Intent, Place
 from vmkit.migrate.outlook import Outlook, look_ahead
 from vmkit.migrate.paint import picture
-from vmkit.migrate.plan import How, Request, make_plan, request_of, same_storage
+from vmkit.migrate.plan import How, Request, check_off, make_plan, request_of, same_storage
 from vmkit.migrate.predict import impossible
 from vmkit.migrate.preflight import Case, Finding, Level, Preflight, judge
 from vmkit.migrate.probe import Prober, probing
@@ -84,6 +84,8 @@ class Migrations:
         source = self._connect()
         domain = source.domain(name)
         guest = observe_guest(domain)
+        if guest.off:
+            check_off(guest.name, how)
         with _target(to) as target:
             case, open_ways = _case(request, source, target, guest)
             report = carry.examined(judge(case), request.carriage, case)
@@ -99,7 +101,9 @@ class Migrations:
         cancelled: Callable[[], bool] = lambda: False,
         **how: Unpack[How],
     ) -> MigrationReport:
-        """Move a running VM; returns when exactly one copy is known to run, at the target.
+        """Move a VM; returns when exactly one copy is known to run, at the target.
+
+        Of one that is shut off the disks and the definition move, and none of `how` applies.
 
         While the transfer runs, SIGINT, SIGTERM and SIGHUP end it in order if this is the main thread. Once it has
         gone over to post-copy it cannot be ended any more, and is carried to its end.
@@ -120,6 +124,7 @@ class Migrations:
                 operation.
         """
         from vmkit.hypervisor.host import Host
+        from vmkit.system.interrupts import deferred
         from vmkit.system.journal import journalled
 
         request = request_of(name, to, how)
@@ -134,6 +139,11 @@ class Migrations:
             where = {"uuid": domain.uuid, "source": source.uri, "target": to, **fuses}
             entry = stack.enter_context(journalled("migrate", domain.name, recovery.UNTOUCHED, **where))
             target = stack.enter_context(_target(to))
+            if not domain.info().state.active:
+                check_off(domain.name, how)
+                case, _ = self._checked(request, domain, target, reporter)
+                signalled = stack.enter_context(deferred())
+                return cold.move(case, domain, target, entry, _wish(entry, signalled, cancelled), reporter)
             ends = stack.enter_context(line(source.uri, target.uri, fuses["fuses"][0]))
             case, open_ways = self._checked(request, domain, target, reporter)
             ahead = look_ahead(request, case, open_ways, domain, reporter)
@@ -173,7 +183,8 @@ class Migrations:
             reporter(Note(finding.text, warning=True))
         report.require()
         reporter(Finished("preflight", elapsed(), f"{len(report.findings)} checks"))
-        reporter(Note(f"transport {request.carriage.taken.value}: {request.carriage.why}"))
+        if not case.guest.off:
+            reporter(Note(f"transport {request.carriage.taken.value}: {request.carriage.why}"))
         return case, open_ways
 
 
@@ -387,7 +398,7 @@ def _case(request: Request, source: Host, target: Host, guest: GuestFacts) -> tu
     check_carriage(request.carriage, here.driver, request.wish)
     post = replace(request.wish, post_copy=True)
     open_ways = ways(request.mode, post, guest, here, replace(there, userfaultfd=True))
-    if open_ways.post_copy:  # all but this speaks for it, so it is worth a look
+    if open_ways.post_copy and not guest.off:  # all but this speaks for it, so it is worth a look
         there = replace(there, userfaultfd=has_userfaultfd(target.uri))
         open_ways = ways(request.mode, post, guest, here, there)
     if request.wish.zero_copy:

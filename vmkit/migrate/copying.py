@@ -91,6 +91,7 @@ def prepare(
     for folder in dict.fromkeys(c.folder for c in copies):
         _check_apart(folder, source, target, entry)
     before = [c for c in copies if c.kind is not Kind.DISK]
+    stays = "stays" if entry.record.data.get("cold") else "runs on"
     total, done = sum(c.size for c in before), 0
     if before:
         reporter(Started(STEP, f"{len(before)} files, {Bytes(total)}"))
@@ -99,7 +100,7 @@ def prepare(
 
         def advance(sent: int, so_far: int = done, name: str = c.volume.name) -> None:
             if (stop := wish()) is not None:
-                raise CancelledError(f"the migration was cancelled by {stop.by}; the VM runs on at {source.uri}")
+                raise CancelledError(f"the migration was cancelled by {stop.by}; the VM {stays} at {source.uri}")
             reporter(Advanced(STEP, so_far + sent, total, name))
 
         advance(0)
@@ -110,6 +111,9 @@ def prepare(
             case Kind.FILE:
                 with _claimed(there, c.path, entry):
                     relay(here, there, c.volume.name, c.volume.length, mode=_MODE, advance=advance)
+            case Kind.IDLE:
+                with _claimed(there, c.path, entry):
+                    relay(here, there, c.volume.name, c.volume.length, mode=_MODE, sparse=True, advance=advance)
             case Kind.DISK:
                 with _claimed(there, c.path, entry):
                     there.create(volume_xml(c))
@@ -142,12 +146,13 @@ def tidy(settled: Settled, source: Reach, target: Reach, data: dict[str, Any]) -
     place = settled.verdict.place
     if place is Place.NOWHERE and settled.source is Seen.DEFINED:
         place = Place.SOURCE  # it ended there, and so its disks are there
+    arrived = settled.running == 1 or (data.get("cold") and settled.target is Seen.DEFINED)
     try:
         match place:
             case Place.SOURCE if not settled.target.active:
                 wanted = data.get("made") or data.get("images")
                 return Tidied(_remove_made(target.host(), data) if wanted else ())
-            case Place.TARGET if settled.running == 1 and settled.source is Seen.ABSENT and data.get("old"):
+            case Place.TARGET if arrived and settled.source is Seen.ABSENT and data.get("old"):
                 return Tidied(_remove(source.host(), data["old"]))
     except VmkitError as e:
         return Tidied((f"files of the VM that are not needed any more: {e.message}",), again=True)

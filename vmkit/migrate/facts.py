@@ -74,6 +74,8 @@ class GuestFacts:
             host's own choice.
         snapshots: how many libvirt knows of.
         blocked: why its QEMU would not let it leave, in QEMU's words.
+        saved: its memory is saved, and its next start goes on from there.
+        tpm: it has an emulated TPM, whose state libvirt keeps beside it.
     """
 
     name: str
@@ -100,6 +102,13 @@ class GuestFacts:
     hugepage_size: int = 0
     snapshots: int = 0
     blocked: tuple[str, ...] = ()
+    saved: bool = False
+    tpm: bool = False
+
+    @property
+    def off(self) -> bool:
+        """Whether it is shut off, so that nothing of it runs anywhere."""
+        return self.state == "shut off"
 
 
 class Presence(enum.Enum):
@@ -211,8 +220,37 @@ def observe_guest(domain: Domain) -> GuestFacts:
     seen = sight(domain)
     if seen is None:
         raise NotFoundError(f"no VM named {domain.name} on {domain.host.uri}")
-    blocked = blocked_reasons(domain) if seen.state.active else ()
-    return replace(parse_guest(domain.xml(), seen), snapshots=_snapshots(domain), blocked=blocked)
+    guest = replace(parse_guest(domain.xml(), seen), snapshots=_snapshots(domain))
+    if seen.state.active:
+        return replace(guest, blocked=blocked_reasons(domain))
+    return replace(guest, saved=_saved(domain), files=_with_images(domain.host, guest.files))
+
+
+def _with_images(host: Host, files: tuple[GuestFile, ...]) -> tuple[GuestFile, ...]:
+    """With the images below the disks, which libvirt names in the XML of a domain only while it runs."""
+    from vmkit.hypervisor.storage import volume_of
+
+    found: list[GuestFile] = []
+    for file in files:
+        top = volume_of(host, file.path) if file.role == "disk" and not file.network else None
+        found.append(file if top is None else replace(file, backing=top.backing))
+        below, seen = top, {file.path}
+        while below is not None and below.backing and below.backing not in seen:
+            path, kind = below.backing, below.backing_format
+            seen.add(path)
+            below = volume_of(host, path)
+            on = "" if below is None else below.backing
+            found.append(GuestFile(path, "image", readonly=True, format=kind, backing=on))
+    return tuple(dict.fromkeys(found))
+
+
+def _saved(domain: Domain) -> bool:
+    from vmkit.hypervisor.snapshot import saved
+
+    try:
+        return saved(domain)
+    except UnsupportedError:  # a driver without
+        return False
 
 
 def _snapshots(domain: Domain) -> int:
@@ -255,6 +293,7 @@ def parse_guest(xml: str, seen: Sighting) -> GuestFacts:
         devices=tuple(_immovable(root)),
         passthrough_args=root.find("{http://libvirt.org/schemas/domain/qemu/1.0}commandline") is not None,
         hugepage_size=max((_size(p, "size") for p in root.iterfind("memoryBacking/hugepages/page")), default=0),
+        tpm=root.find("devices/tpm/backend[@type='emulator']") is not None,
     )
 
 

@@ -70,12 +70,14 @@ class Intent:
         persistent: it was defined at the source.
         target_defined: the target already held an inactive definition of it.
         touched: whether the transfer may have begun.
+        cold: it was shut off, so that its definition is all that libvirt moves.
     """
 
     was_paused: bool
     persistent: bool
     target_defined: bool
     touched: bool = True
+    cold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ def decide(source: Seen, target: Seen, intent: Intent) -> Verdict:
         other = target if source is Seen.UNREACHABLE else source
         place = "target" if source is Seen.UNREACHABLE else "source"
         return Verdict(Place.UNKNOWN, (), f"the {which} does not answer; at the {place} it is {other.value}")
+    if intent.cold:
+        return _cold(source, target, intent)
     if Seen.BROKEN in (source, target):
         return _broken(source, target)
     if Seen.BUSY in (source, target) or target is Seen.PULLING:
@@ -132,6 +136,23 @@ def decide(source: Seen, target: Seen, intent: Intent) -> Verdict:
     if target in _ALIVE:
         return _at_target(source, intent)
     return _neither(source, target, intent)
+
+
+def _cold(source: Seen, target: Seen, intent: Intent) -> Verdict:
+    """Where a VM is that was shut off. Its disks at the target are whole before its definition comes there."""
+    moving = [s for s in (source, target) if s.active and s not in _ALIVE]
+    if moving or (source.active and target.active):
+        return Verdict(Place.UNKNOWN, (), f"it is {source.value} at the source and {target.value} at the target")
+    if target.active:
+        forget = (Action.FORGET_SOURCE,) if source is Seen.DEFINED else ()
+        return Verdict(Place.TARGET, forget, "somebody has started it at the target")
+    if source is not Seen.ABSENT:
+        left_over = target is Seen.DEFINED and not intent.target_defined
+        forget = (Action.FORGET_TARGET,) if left_over else ()
+        return Verdict(Place.SOURCE, forget, f"it is {source.value} at the source")
+    if target is Seen.DEFINED:
+        return Verdict(Place.TARGET, (), "it is defined at the target, and not at the source any more")
+    return Verdict(Place.UNKNOWN, (), "neither host has it")
 
 
 def _broken(source: Seen, target: Seen) -> Verdict:

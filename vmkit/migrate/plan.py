@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from vmkit.errors import SpecError
 from vmkit.migrate.facts import GuestFacts, Presence
@@ -20,9 +20,11 @@ from vmkit.migrate.wish import PLAIN, Wish
 from vmkit.plan import Choice, Plan, Step
 from vmkit.values import Bytes, quoted, show_duration
 
+_COLD: Final = Choice("technique", "cold", "it is shut off: its disks are copied as they lie, its definition moves")
+
 
 class How(TypedDict, total=False):
-    """How a VM is to be moved; everything can be left out.
+    """How a VM is to be moved; everything can be left out. Of one that is shut off nothing of it applies.
 
     Attributes:
         deadline: seconds from the start of the transfer until it is given up; 120 without it.
@@ -136,6 +138,17 @@ def request_of(name: str, to: str, how: How) -> Request:
     return request
 
 
+def check_off(name: str, how: How) -> None:
+    """Raise SpecError if something is wished of the move of a VM that is shut off: it is all about its memory."""
+    given = [key for key, value in how.items() if value and value != "auto"]
+    if given:
+        raise SpecError(
+            f"is about the memory of a running VM, and {name} is shut off",
+            path="--" + given[0].replace("_", "-").replace("recording", "record").replace("compression", "compress"),
+            hint=f"leave it out, or start it first: vmkit start {name}",
+        )
+
+
 def same_storage(guest: GuestFacts, files: dict[str, Presence], copied: Collection[str] = ()) -> bool:
     """Whether every disk that the guest writes to, and that is not copied, is shown to be the very same on both hosts.
 
@@ -187,16 +200,9 @@ def _unlikely(outlook: Outlook | None) -> list[str]:
 
 
 def _choices(request: Request, case: Case) -> list[Choice]:
-    limit = f"{Bytes(request.bandwidth)}/s" if request.bandwidth else "no limit"
-    pause = show_duration(request.max_downtime) if request.max_downtime else "as QEMU has it"
     moves = case.guest.persistent
     choices = [
-        Choice("technique", request.mode.value, WHAT_IT_IS[request.mode]),
-        Choice("steering", "this process", "it holds both connections: if it dies, both libvirts end the migration"),
-        Choice("transport", request.carriage.taken.value, request.carriage.why),
-        Choice("deadline", show_duration(request.deadline), "after that the transfer is given up; the VM runs on here"),
-        Choice("bandwidth", limit, _why(request.bandwidth)),
-        Choice("max downtime", pause, _why(request.max_downtime)),
+        *(_of_memory(request) if not case.guest.off else [_COLD]),
         Choice(
             "definition",
             "moves along" if moves else "none",
@@ -206,17 +212,29 @@ def _choices(request: Request, case: Case) -> list[Choice]:
     to_copy = copies(case.guest, case.meeting)
     if to_copy:
         sent = Bytes(sum(c.size for c in to_copy))
-        reason = (
-            f"the target has not {'it' if len(to_copy) == 1 else 'them'}: {', '.join(c.path for c in to_copy)}; "
-            "the deadline and what is expected are of the memory, which follows"
-        )
+        reason = f"the target has not {'it' if len(to_copy) == 1 else 'them'}: {', '.join(c.path for c in to_copy)}"
+        if not case.guest.off:
+            reason += "; the deadline and what is expected are of the memory, which follows"
         choices.append(Choice("storage", f"{sent} copied", reason))
     if same_storage(case.guest, case.meeting.files, {c.path for c in to_copy}):
-        reason = (
-            "both hosts see the very same disk files, so libvirt's check for known network file systems is left out"
-        )
+        reason = "both hosts see the very same disk files"
+        if not case.guest.off:
+            reason += ", so libvirt's check for known network file systems is left out"
         choices.append(Choice("storage", "shared", reason))
     return choices
+
+
+def _of_memory(request: Request) -> list[Choice]:
+    limit = f"{Bytes(request.bandwidth)}/s" if request.bandwidth else "no limit"
+    pause = show_duration(request.max_downtime) if request.max_downtime else "as QEMU has it"
+    return [
+        Choice("technique", request.mode.value, WHAT_IT_IS[request.mode]),
+        Choice("steering", "this process", "it holds both connections: if it dies, both libvirts end the migration"),
+        Choice("transport", request.carriage.taken.value, request.carriage.why),
+        Choice("deadline", show_duration(request.deadline), "after that the transfer is given up; the VM runs on here"),
+        Choice("bandwidth", limit, _why(request.bandwidth)),
+        Choice("max downtime", pause, _why(request.max_downtime)),
+    ]
 
 
 def _steps(request: Request, case: Case) -> list[Step]:
@@ -225,14 +243,24 @@ def _steps(request: Request, case: Case) -> list[Step]:
         Step("check", "both hosts", "nothing is touched before all of it is in order"),
         *([Step("probe", request.probe, "to see the gap that the guest's users see")] if request.probe else []),
         *_copy_steps(case),
-        Step("send", f"up to {Bytes(g.memory)} of memory to {there}", "what the guest changes meanwhile is sent again"),
-        Step("switch", f"stop at {here}, go on at {there}", "when the rest fits into the allowed downtime"),
-        Step("verify", "both hosts", "exactly one copy has to run"),
     ]
-    if g.persistent:
-        steps.append(Step("move", "the definition" + (" and autostart" if g.autostart else ""), "it belongs to the VM"))
+    definition = Step("move", "the definition" + (" and autostart" if g.autostart else ""), "it belongs to the VM")
+    if g.off:
+        steps += [definition, Step("verify", "both hosts", "exactly one has to have it")]
+    else:
+        steps += [
+            Step(
+                "send",
+                f"up to {Bytes(g.memory)} of memory to {there}",
+                "what the guest changes meanwhile is sent again",
+            ),
+            Step("switch", f"stop at {here}, go on at {there}", "when the rest fits into the allowed downtime"),
+            Step("verify", "both hosts", "exactly one copy has to run"),
+            *([definition] if g.persistent else []),
+        ]
     if old := [c.path for c in copies(g, case.meeting) if c.own]:
-        steps.append(Step("remove", f"{', '.join(old)} at {here}", "once the VM is seen to run at the target"))
+        seen = "is seen at the target" if g.off else "is seen to run at the target"
+        steps.append(Step("remove", f"{', '.join(old)} at {here}", f"once the VM {seen}"))
     return steps
 
 
@@ -240,6 +268,7 @@ def _copy_steps(case: Case) -> list[Step]:
     why = {
         Kind.IMAGE: "an image, which stays there for other VMs",
         Kind.FILE: "nobody writes to it",
+        Kind.IDLE: "as it lies, holes left out; that nobody wrote to it meanwhile is checked afterwards",
         Kind.DISK: "while the guest runs; what it writes meanwhile goes to both",
     }
     return [Step("copy", f"{c.path} ({c})", why[c.kind]) for c in copies(case.guest, case.meeting)]

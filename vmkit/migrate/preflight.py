@@ -131,8 +131,17 @@ def _state(c: Case) -> Iterator[Finding]:
     g = c.guest
     if g.running or g.paused:
         yield _ok("state", "paused, and stays so at the target" if g.paused else "running")
+    elif not g.off:
+        fix = f"bring it to an end: vmkit stop --force {g.name}"
+        yield _no("state", f"{g.name} is {g.state}: it moves while it runs, is paused, or is shut off", fix)
+    elif g.saved:
+        fix = f"go on with it: vmkit restore {g.name}; then move it while it runs"
+        yield _no("state", f"the memory of {g.name} is saved, and libvirt does not take that along", fix)
+    elif g.tpm:
+        fix = f"start it, and move it while it runs: vmkit start {g.name}"
+        yield _no("state", "libvirt carries the state of its TPM over only while the VM runs", fix)
     else:
-        yield _no("state", f"{g.name} is {g.state}, and only a running VM can move", f"start it: vmkit start {g.name}")
+        yield _ok("state", "shut off: its disks and its definition move")
     if g.job:
         yield _no("job", f"another job works on {g.name}", "see it: vmkit jobs; stop it: vmkit jobs cancel " + g.name)
 
@@ -141,7 +150,7 @@ def _versions(c: Case) -> Iterator[Finding]:
     shown = " -> ".join(
         f"{h.driver} {show_version(h.hypervisor)}, libvirt {show_version(h.libvirt)}" for h in (c.source, c.target)
     )
-    traps = sprung(c.guest, c.source, c.target, c.wish)
+    traps = () if c.guest.off else sprung(c.guest, c.source, c.target, c.wish)  # they are of memory that moves
     if not traps:
         yield _ok("versions", shown)
     for trap in traps:
@@ -173,6 +182,8 @@ def _cpu(c: Case) -> Iterator[Finding]:
         yield _no("cpu", f"the target cannot run the VM's CPU: {m.cpu_lack}", _cpu_fix(c))
     elif m.cpu_unknown:
         yield _warn("cpu", f"could not be compared: {m.cpu_unknown}")
+    elif g.off:
+        yield _ok("cpu", "it starts on the target's CPU")
     elif g.cpu_mode == "host-passthrough":
         same = bool(c.source.cpu_model) and c.source.cpu_model == c.target.cpu_model
         text = (
@@ -198,17 +209,17 @@ def _cpu_fix(c: Case) -> str:
 
 
 def _files(c: Case) -> Iterator[Finding]:
-    to_copy = {copy.path: copy for copy in copies(c.guest, c.meeting)}
-    for f in c.guest.files:
+    g, to_copy = c.guest, {copy.path: copy for copy in copies(c.guest, c.meeting)}
+    for f in g.files:
         if f.network:
             yield _ok(f.role, f"{f.path} is on network storage")
         elif f.written and f.path in to_copy and c.source.driver != "QEMU":
             text = f"{f.path} is not on the target, and {c.source.driver} copies no disks"
             yield _no(f.role, text, "put it on storage that both hosts share")
         elif (copy := to_copy.get(f.path)) is not None:
-            while_running = "while the guest runs" if copy.kind is Kind.DISK else "beforehand"
-            yield _ok(f.role, f"{f.path} is copied to the target {while_running}: {copy}")
-            if copy.kind is Kind.DISK and not copy.own:
+            when = " while the guest runs" if copy.kind is Kind.DISK else "" if g.off else " beforehand"
+            yield _ok(f.role, f"{f.path} is copied to the target{when}: {copy}")
+            if copy.disk and not copy.own:
                 text = f"{f.path} stays at the source too: vmkit did not make it"
                 yield _warn(f.role, text, "delete it there once the VM runs at the target")
         elif f.role != "log":  # libvirt makes a log
@@ -221,7 +232,7 @@ def _file(f: GuestFile, c: Case) -> Finding:
     match c.meeting.files.get(f.path, Presence.UNKNOWN):
         case Presence.SAME:
             return _ok(f.role, f"{f.path} is the very same file on both hosts")
-        case Presence.ABSENT if f.role == "nvram":
+        case Presence.ABSENT if f.role == "nvram" and not c.guest.off:
             return _ok(f.role, f"{f.path} is carried over by the migration")
         case Presence.ABSENT if f.role in ("cdrom", "floppy"):
             eject = f"eject it: virsh change-media {c.guest.name} {f.path} --eject"
@@ -294,6 +305,8 @@ def _networks(c: Case) -> Iterator[Finding]:
 
 
 def _room(c: Case) -> Iterator[Finding]:
+    if c.guest.off:
+        return
     need, free = Bytes(c.guest.memory), Bytes(c.target.memory_free)
     if free < need:
         yield _no("room", f"the VM needs {need} of memory and the target has {free} free", "make room there first")

@@ -38,6 +38,7 @@ def intent_of(phase: str, data: dict[str, Any]) -> Intent:
         persistent=data.get("persistent", True),
         target_defined=data.get("target_defined", False),
         touched=phase != UNTOUCHED,
+        cold=data.get("cold", False),
     )
 
 

@@ -1,7 +1,8 @@
 """Which files of a VM have to be copied to the target, and how: pure.
 
 A file that the target has at the same path is left as it is. One that it does not have is copied into the target's pool
-of the same folder: a disk that the guest writes to while it runs, an image and what is only read beforehand.
+of the same folder: a disk that the guest writes to while it runs, an image and what is only read beforehand. Nobody
+writes to the disks of a VM that is shut off.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Kind(enum.Enum):
     """How a file is copied."""
 
     DISK = "disk"
+    IDLE = "idle disk"
     IMAGE = "image"
     FILE = "file"
 
@@ -38,8 +40,8 @@ class Copy:
 
     Attributes:
         path: of the file, on both hosts.
-        kind: DISK goes across while the guest writes to it; IMAGE, named by its content, and FILE, which nobody
-            writes to, go before that.
+        kind: DISK goes across while the guest writes to it; IDLE, a disk of a VM that is shut off, IMAGE, named by its
+            content, and FILE, which nobody writes to, go before that.
         role: as in GuestFile.
         device: of a DISK: its target, 'vda'.
         volume: what the source says of it.
@@ -62,12 +64,22 @@ class Copy:
         return self.path.rpartition("/")[0] or "/"
 
     @property
+    def idle(self) -> bool:
+        """Whether it is a disk of a VM that is shut off."""
+        return self.kind is Kind.IDLE
+
+    @property
+    def disk(self) -> bool:
+        """Whether a guest writes to it, now or when it runs."""
+        return self.kind in (Kind.DISK, Kind.IDLE)
+
+    @property
     def size(self) -> int:
         """Bytes to send, about: of a disk only what is allocated."""
-        return self.volume.allocation if self.kind is Kind.DISK else self.volume.length
+        return self.volume.allocation if self.disk else self.volume.length
 
     def __str__(self) -> str:
-        if self.kind is Kind.DISK:
+        if self.disk:
             return f"{Bytes(self.size)} of {Bytes(self.volume.capacity)} in use"
         return str(Bytes(self.size))
 
@@ -80,7 +92,7 @@ def named_by_content(path: str) -> bool:
 def copies(guest: GuestFacts, meeting: TargetFacts) -> tuple[Copy, ...]:
     """What is to be copied, in order: what others stand on comes first."""
     found = [c for f in guest.files if (c := _copy(f, guest, meeting))]
-    order = {Kind.IMAGE: 0, Kind.FILE: 1, Kind.DISK: 2}
+    order = {Kind.IMAGE: 0, Kind.FILE: 1, Kind.IDLE: 2, Kind.DISK: 3}
     found.reverse()  # of a chain, the bottom first
     return tuple(sorted(found, key=lambda c: (order[c.kind], c.role != "image")))
 
@@ -98,7 +110,9 @@ def both_write(libvirt: Version) -> bool:
 def unfit(file: GuestFile, guest: GuestFacts, meeting: TargetFacts) -> str | None:
     """Why a file that the target does not have cannot be copied; None if it can."""
     volume = meeting.volumes.get(file.path)
-    if file.role in ("firmware", "nvram"):
+    if file.role == "nvram":
+        return "libvirt carries the variables of UEFI over only while the VM runs"
+    if file.role == "firmware":
         return "it belongs to the host"
     if volume is None:
         return "no storage pool of the source covers its folder"
@@ -108,7 +122,7 @@ def unfit(file: GuestFile, guest: GuestFacts, meeting: TargetFacts) -> str | Non
         return None
     if file.shareable:
         return "other VMs may be writing to it"
-    if volume.format not in FORMATS:
+    if volume.format not in FORMATS and not guest.off:  # the target would make it anew
         return f"its format is {volume.format or 'unknown'}"
     for below in _chain(file, guest):
         where = meeting.files.get(below.path, Presence.UNKNOWN)
@@ -131,7 +145,7 @@ def room(found: tuple[Copy, ...]) -> dict[str, tuple[int, int]]:
     need: dict[str, tuple[int, int]] = {}
     for c in found:
         now, most = need.get(c.folder, (0, 0))
-        need[c.folder] = (now + c.size, most + (c.volume.capacity if c.kind is Kind.DISK else c.size))
+        need[c.folder] = (now + c.size, most + (c.volume.capacity if c.disk else c.size))
     return need
 
 
@@ -140,7 +154,8 @@ def _copy(file: GuestFile, guest: GuestFacts, meeting: TargetFacts) -> Copy | No
         return None
     if file.role == "log" and not file.own:
         return None
-    kind = Kind.DISK if file.written else Kind.IMAGE if named_by_content(file.path) else Kind.FILE
+    written = Kind.IDLE if guest.off else Kind.DISK
+    kind = written if file.written else Kind.IMAGE if named_by_content(file.path) else Kind.FILE
     below = next(iter(_chain(file, guest)), None)
     return Copy(
         path=file.path,
