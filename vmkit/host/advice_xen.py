@@ -40,6 +40,11 @@ def _hardware(facts: HostFacts) -> Iterator[Finding]:
         yield Finding(
             "xen-hvm-unknown", "cpu", Level.NOTE, "whether Xen runs HVM guests is not known", "", ("xl info",)
         )
+    else:
+        modes = "PVH, HVM and PV guests" if facts.xen.pv else "PVH and HVM guests"
+        yield Finding(
+            "xen-modes", "cpu", Level.OK, f"Xen runs {modes}; `machine: auto` is PVH for an image with a kernel"
+        )
 
 
 def _paging(facts: HostFacts) -> Iterator[Finding]:

@@ -122,8 +122,13 @@ class Domain:
         return DomainInfo(kind, why, vcpus, kib * 1024, max_kib * 1024, cpu_ns / 1e9)
 
     def state(self) -> DomainState:
-        """State now."""
+        """State now. A domain on Xen that is being rebooted is waited for, since libxl has it shut off in between."""
         number: int = self._do("state", self.handle.state)[0]
+        if _STATES[number] is DomainState.SHUTOFF and self.host.uri.startswith("xen"):
+            # Undefined now, it would run on and nobody would know of it (seen with libvirt 9.0). What changes a domain
+            # waits until whatever else does so is through, up to 30 s (libxl_domain.h: LIBXL_JOB_WAIT_TIME).
+            self.set_autostart(self.autostart)
+            number = self._do("state", self.handle.state)[0]
         return _STATES[number]
 
     def exists(self) -> bool:
@@ -284,6 +289,8 @@ class Domain:
         """
         stream = self.host.handle.newStream(libvirt.VIR_STREAM_NONBLOCK)
         flags = libvirt.VIR_DOMAIN_CONSOLE_FORCE if force else libvirt.VIR_DOMAIN_CONSOLE_SAFE
+        if not force and self.host.uri.startswith("xen"):
+            flags = 0  # libxl refuses the flag, and a second one on the console without it
         self._do("console", self.handle.openConsole, None, stream, flags)
         return stream
 

@@ -34,7 +34,7 @@ PAGING: Final = {
 }
 """How memory of each mode is mapped, and what that means."""
 DISK: Final = "blkfront: requests travel in memory that the guest grants dom0"
-NIC: Final = "netfront: packets travel in memory that the guest grants dom0"
+NIC: Final = "packets travel in memory that the guest grants dom0"
 _AGAINST: Final = {
     PV: "each change of its page tables is a call of the hypervisor",
     PVH: "it needs hardware virtualisation, and a kernel that it can begin with",
