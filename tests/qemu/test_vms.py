@@ -78,11 +78,12 @@ def test_life_of_a_vm(host: Client) -> None:
     vm.resume()
     assert int(vm.guest_exec(["counter"]).stdout) > first  # the same boot: the counter lives in RAM
 
-    vm.reboot()
-    deadline = time.monotonic() + WAIT
-    while "Restarting system" not in vm.log():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    boot = vm.guest_exec(["cat", "/proc/sys/kernel/random/boot_id"]).stdout
+    again = vm.reboot(wait=True, deadline=WAIT)
+    assert again is not None
+    assert [s.layer for s in again.steps] == usual
+    assert "Restarting system" in vm.log()
+    assert vm.guest_exec(["cat", "/proc/sys/kernel/random/boot_id"]).stdout != boot
     vm.stop(deadline=WAIT)
     assert vm.state.value == "shut off"
     vm.start()

@@ -175,13 +175,18 @@ def stop(context: Context, names: tuple[str, ...], *, force: bool, deadline: str
 @click.command()
 @names
 @click.option("--force", is_flag=True, help="Press the reset button.")
+@click.option("--wait/--no-wait", default=False, help="Return when the guest is ready again.")
+@click.option("--deadline", default="90s", show_default=True, help="How long --wait waits.")
 @click.pass_obj
-def reboot(context: Context, names: tuple[str, ...], *, force: bool) -> None:
+def reboot(context: Context, names: tuple[str, ...], *, force: bool, wait: bool, deadline: str) -> None:
     """Ask guests to reboot."""
+    seconds = parse_duration(deadline, path="--deadline")
 
     def act(name: str) -> str:
-        context.client().vms.get(name).reboot(force=force)
-        return "reset" if force else "asked to reboot"
+        with progress() as reporter:
+            ready = context.client().vms.get(name).reboot(force=force, wait=wait, deadline=seconds, reporter=reporter)
+        done = "reset" if force else "rebooted" if wait else "asked to reboot"
+        return done + ready_text(ready)
 
     each(names, act)
 

@@ -1,4 +1,4 @@
-"""Domains of a host that start or end, as its libvirt says it."""
+"""Domains of a host that start, reboot or end, as its libvirt says it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,33 @@ def lifecycle(host: Host, changed: Callable[[str], None]) -> Iterator[None]:
     def told(_connection: Any, domain: Any, _event: int, _detail: int, _opaque: Any) -> None:
         changed(domain.UUIDString())
 
+    with _listening(host, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, told):
+        yield
+
+
+@contextlib.contextmanager
+def reboots(host: Host, uuid: str, happened: Callable[[], None]) -> Iterator[None]:
+    """Call `happened`, in libvirt's event thread, whenever the machine of a domain is reset while the block runs.
+
+    A guest that reboots resets its machine, after it has stopped all that ran in it. The host has to be opened with
+    `events=True`.
+
+    Raises:
+        VmkitError: the host has no such events.
+    """
+
+    def told(_connection: Any, domain: Any, _opaque: Any) -> None:
+        if domain.UUIDString() == uuid:
+            happened()
+
+    with _listening(host, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, told):
+        yield
+
+
+@contextlib.contextmanager
+def _listening(host: Host, event: int, told: Callable[..., None]) -> Iterator[None]:
     with translated("listening to the life cycle of domains"):
-        number = host.handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, told, None)
+        number = host.handle.domainEventRegisterAny(None, event, told, None)
     try:
         yield
     finally:

@@ -38,6 +38,30 @@ def read_bytes(host: Host, volume: str, *, last: int | None = None) -> bytes:
         return b""
 
 
+def length(host: Host, volume: str | None) -> int:
+    """Bytes that have been logged so far; 0 where there is no log."""
+    if not volume:
+        return 0
+    pool = host.pool(POOL)
+    local = Path(pool.folder) / volume
+    if host.local and local.exists():
+        return local.stat().st_size
+    pool.refresh()
+    try:
+        return pool.size(volume)[0]
+    except NotFoundError:
+        return 0
+
+
+def read_after(host: Host, volume: str | None, start: int) -> str:
+    """As `read_or_nothing`, without the first `start` bytes."""
+    try:
+        more = length(host, volume) - start
+    except VmkitError:
+        return ""
+    return read_or_nothing(host, volume, last=more) if more > 0 else ""
+
+
 def remove(host: Host, volume: str) -> None:
     """Forget what was logged, so that the log begins with the next start. Nothing happens if there is none."""
     host.pool(POOL).delete(volume)

@@ -227,14 +227,34 @@ class Vm:
                 ) from None
             return
 
-    def reboot(self, *, force: bool = False) -> None:
-        """Ask the guest to reboot; with `force`, press the reset button."""
+    def reboot(
+        self, *, force: bool = False, wait: bool = False, deadline: float = 90.0, reporter: Reporter = silent
+    ) -> Ready | None:
+        """Ask the guest to reboot; with `force`, press the reset button.
+
+        Args:
+            force: the guest is not asked.
+            wait: return when it has gone down and is ready again, and say what was reached.
+            deadline: seconds for that.
+            reporter: told of each layer.
+
+        Raises:
+            ConflictError: it is shut off, or to be waited for and paused.
+            DeadlineError: it did not reboot, or was not ready in time; the VM is left as it is.
+            CancelledError: Ctrl-C; likewise.
+        """
         if not self.state.active:
             raise ConflictError(f"{self.name} is {self.state.value}", hint=f"vmkit start {self.name}")
-        if force:
-            self.domain.reset()
-        else:
-            self.domain.reboot()
+        if wait:
+            from vmkit.vm.rebooting import reboot_and_wait
+
+            memory = self.remembered()
+            log = memory.console_log if memory else None
+            return reboot_and_wait(
+                self.domain, self.layers(), log, _promises(memory)[0], force=force, seconds=deadline, reporter=reporter
+            )
+        self.domain.reset() if force else self.domain.reboot()
+        return None
 
     def pause(self) -> bool:
         """Let its vCPUs stand still. False if they do already."""
