@@ -93,7 +93,7 @@ class VmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         balloon: let the guest give memory back while it runs; None is yes, but for guests whose memory is pinned down.
         limits: what it may take from its host.
         devices: PCI devices of the host that are handed to it.
-        machine: 'auto', or a machine type such as 'q35' or 'pc'.
+        machine: 'auto', or a machine type such as 'q35' or 'pc'; on Xen a mode: 'xenpvh', 'xenpv', 'xenfv'.
         disks: empty means one overlay of the image's disk, where it has one.
         nics: default is one on the network 'auto'.
         cloud_init: what cloud-init does at the first boot; None for its defaults where the image is known to have it.
