@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
-from vmkit.errors import SpecError
+from vmkit.errors import SpecError, UnsupportedError
 from vmkit.migrate.replay import Recording
 
 
@@ -13,16 +14,17 @@ def check_picture(path: Path) -> None:
 
     Raises:
         SpecError: it ends neither in .html nor in .svg nor in .png.
-        UnsupportedError: the program that makes a PNG is missing.
+        UnsupportedError: the library that draws is missing.
     """
-    from vmkit.system.process import find_program
-
     if path.suffix not in (".html", ".svg", ".png"):
         raise SpecError(
             f"{path} is named neither .html nor .svg nor .png", path="--report", hint="name it like run.svg"
         )
-    if path.suffix == ".png":
-        find_program("rsvg-convert", package="librsvg2-bin")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UnsupportedError(
+            "pictures are drawn by matplotlib, which is not installed",
+            hint="install it: pip install 'vmkit[plot]', or: apt-get install python3-matplotlib",
+        )
 
 
 def picture(recording: Recording, path: Path) -> None:
@@ -32,9 +34,8 @@ def picture(recording: Recording, path: Path) -> None:
         SpecError, UnsupportedError: as `check_picture`.
         RefusedError: the file cannot be written.
     """
-    from vmkit.migrate.timeline import draw, page
+    from vmkit.migrate.timeline import draw, page, raster
     from vmkit.system.files import write_atomic
-    from vmkit.system.process import run
 
     check_picture(path)
     match path.suffix:
@@ -43,4 +44,4 @@ def picture(recording: Recording, path: Path) -> None:
         case ".svg":
             write_atomic(path, draw(recording))
         case _:
-            run(["rsvg-convert", "--zoom", "2", "--output", path], stdin=draw(recording))
+            write_atomic(path, raster(recording))

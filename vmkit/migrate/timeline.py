@@ -1,23 +1,39 @@
-"""What a transfer went through as a picture: SVG, and the same in an HTML page with the decisions. Pure.
-
-Drawn as the picture of `vmkit bench host` is: a plotting library would be the heaviest thing that vmkit needs.
-"""
+"""What a transfer went through as a picture, drawn by matplotlib, and the same in an HTML page with the decisions."""
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
 from vmkit.migrate.replay import Recording
+from vmkit.system.files import home
 from vmkit.values import Bytes, show_duration
 
-_WIDTH: Final = 960
-_LEFT, _RIGHT, _TOP = 96, 24, 112
-_PANEL, _GAP, _FOOT = 132, 40, 92
-_INK, _SOFT, _LINE = "#22303c", "#6b7a88", "#dfe5ea"
-_FONT: Final = "DejaVu Sans, Helvetica, Arial, sans-serif"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INCHES: Final = (9.6, 9.0)
+_INK, _SOFT, _LINE = "#22303c", "#6b7a88", "#c3ccd4"
+_FONTS: Final = "DejaVu Sans, Helvetica, Arial, sans-serif"
+_STYLE: Final[dict[Any, Any]] = {
+    "font.family": "DejaVu Sans",  # matplotlib brings it
+    "font.size": 8,
+    "text.color": _INK,
+    "text.parse_math": False,
+    "axes.edgecolor": _LINE,
+    "axes.facecolor": "#f8fafb",
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "svg.fonttype": "none",  # letters stay letters
+    "svg.hashsalt": "vmkit",  # the same picture is the same file
+}
 _DECIDED: Final = "#6a51a3"
 
 
@@ -33,16 +49,17 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Curves with one scale, and how a value of it is written."""
+    """Curves with one scale, how a value of it is written, and what the scale holds at least."""
 
     title: str
     curves: tuple[Curve, ...]
     show: Callable[[float], str]
+    least: float = 0.0
 
     @property
     def top(self) -> float:
         """The largest value; 1 where there is none."""
-        return max((v for c in self.curves for _, v in c.points), default=0.0) or 1.0
+        return max((self.least, *(v for c in self.curves for _, v in c.points))) or 1.0
 
 
 def panels(recording: Recording) -> list[Panel]:
@@ -78,6 +95,7 @@ def panels(recording: Recording) -> list[Panel]:
             "guest slowed down",
             (Curve("throttle", "#ff9e2c", tuple((k.t, float(k.throttle)) for k in looks), steps=True),),
             lambda v: f"{v:.0f} %",
+            least=100.0,
         ),
     ]
 
@@ -120,126 +138,106 @@ def _range(told: dict[str, Any] | None, size: bool) -> str:
 
 def draw(recording: Recording) -> str:
     """The picture, as SVG."""
-    root = _picture(recording)
-    ET.indent(root)
-    return ET.tostring(root, encoding="unicode") + "\n"
+    return _saved(recording, "svg", metadata={"Date": None}).decode()
 
 
-def _picture(recording: Recording) -> ET.Element:
+def raster(recording: Recording) -> bytes:
+    """The picture, as PNG."""
+    return _saved(recording, "png", dpi=200)
+
+
+def _saved(recording: Recording, kind: str, **how: Any) -> bytes:
+    # Where it keeps its list of fonts, which takes a second to make; by itself it would be in the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(home() / "cache" / "matplotlib"))
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with rc_context(_STYLE):
+        _figure(recording).savefig(file, format=kind, **how)
+    return file.getvalue()
+
+
+def _figure(recording: Recording) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_INCHES)
     shown = panels(recording)
-    height = _TOP + len(shown) * (_PANEL + _GAP) + _FOOT
-    root = ET.Element(
-        "svg",
-        {
-            "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": f"0 0 {_WIDTH} {height}",
-            "width": str(_WIDTH),
-            "height": str(height),
-            "font-family": _FONT,
-        },
-    )
-    ET.SubElement(root, "rect", {"width": str(_WIDTH), "height": str(height), "fill": "#ffffff"})
     end = max([0.1, *(k.t for k in recording.looks), *(m.t for m in recording.made)])
-    _head(root, recording)
-    for i, panel in enumerate(shown):
-        y = _TOP + i * (_PANEL + _GAP)
-        _draw_panel(root, panel, y, end)
-        for t, number in rounds(recording):
-            _upright(root, _x(t, end), y, _LINE)
-            if i == 0:
-                _text(root, _x(t, end) + 2, y + 10, str(number), size=9, colour=_SOFT)
-        for made in recording.made:
-            _upright(root, _x(made.t, end), y, _DECIDED)
-    bottom = _TOP + len(shown) * (_PANEL + _GAP) - _GAP
-    for part in (0, 0.25, 0.5, 0.75, 1):
-        _text(root, _x(part * end, end), bottom + 18, f"{part * end:.1f} s", size=11, colour=_SOFT, anchor="middle")
+    axes = figure.subplots(len(shown), 1, sharex=True)
+    for ax, panel in zip(axes, shown, strict=True):
+        _draw_panel(ax, panel, recording, end)
+    for t, number in rounds(recording):
+        top = shown[0].top * 1.05
+        axes[0].annotate(str(number), (t, top), (2, -8), textcoords="offset points", color=_SOFT, fontsize=7)
+    axes[-1].xaxis.set_major_formatter(lambda t, _: f"{t:g} s")
+    _head(figure, recording)
     for i, (what, told, came) in enumerate(compared(recording)):
-        _text(root, _LEFT, bottom + 46 + 16 * i, f"{what}: foretold {told}; came {came}", size=12)
-    return root
+        figure.text(0.1, 0.075 - 0.017 * i, f"{what}: foretold {told}; came {came}", fontsize=9)
+    figure.subplots_adjust(left=0.1, right=0.975, top=0.875, bottom=0.125, hspace=0.28)
+    return figure
 
 
 def page(recording: Recording) -> str:
     """The picture in an HTML page that stands alone, with the decisions as a table."""
-    html = ET.Element("html", {"lang": "en"})
-    head = ET.SubElement(html, "head")
+    head = ET.Element("head")
     ET.SubElement(head, "meta", {"charset": "utf-8"})
     ET.SubElement(head, "title").text = f"Migration of {recording.vm}"
-    style = f"body{{font-family:{_FONT};color:{_INK};max-width:{_WIDTH}px;margin:2em auto}}"
+    style = f"body{{font-family:{_FONTS};color:{_INK};max-width:960px;margin:2em auto}}"
     ET.SubElement(head, "style").text = f"{style}td,th{{text-align:left;padding:.2em 1em .2em 0;vertical-align:top}}"
-    body = ET.SubElement(html, "body")
-    body.append(_picture(recording))
-    _table(body, ("", "foretold", "came"), compared(recording))
     decisions = [(f"{m.t:.1f} s", m.what, m.why) for m in recording.made]
-    _table(body, ("after", "decision", "because"), decisions or [("-", "none", "it ended by itself, or from outside")])
-    return "<!DOCTYPE html>\n" + ET.tostring(html, encoding="unicode", method="html") + "\n"
+    none = [("-", "none", "it ended by itself, or from outside")]
+    tables = (
+        _table(("", "foretold", "came"), compared(recording)),
+        _table(("after", "decision", "because"), decisions or none),
+    )
+    picture = draw(recording)
+    parts = [_html(head), "<body>", picture[picture.index("<svg") :], *map(_html, tables), "</body>"]
+    return "\n".join(['<!DOCTYPE html>\n<html lang="en">', *parts, "</html>\n"])
 
 
-def _table(body: ET.Element, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = ET.SubElement(body, "table")
+def _html(element: ET.Element) -> str:
+    return ET.tostring(element, encoding="unicode", method="html")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> ET.Element:
+    table = ET.Element("table")
     for tag, row in [("th", heads), *(("td", row) for row in rows)]:
         line = ET.SubElement(table, "tr")
         for cell in row:
             ET.SubElement(line, tag).text = cell
+    return table
 
 
-def _head(root: ET.Element, recording: Recording) -> None:
+def _head(figure: Figure, recording: Recording) -> None:
     result = str(recording.outcome.get("result", "?"))
     technique = recording.outcome.get("technique") or recording.terms.mode.value
-    _text(root, 24, 36, f"Migration of {recording.vm}: {result}", size=20, weight="600")
+    figure.text(0.025, 0.965, f"Migration of {recording.vm}: {result}", fontsize=15, weight="bold")
     budget, deadline = show_duration(recording.terms.budget), show_duration(recording.terms.deadline)
-    _text(root, 24, 58, f"{technique}; {budget} of downtime and {deadline} in all allowed", size=12, colour=_SOFT)
+    allowed = f"{technique}; {budget} of downtime and {deadline} in all allowed"
+    figure.text(0.025, 0.942, allowed, fontsize=9, color=_SOFT)
     text = "grey: a round over the memory begins; violet: a decision"
     if recording.made:
         last = recording.made[-1]
         why = last.why if len(last.why) <= 90 else last.why[:89] + "…"
         text += f" (the last one: {last.what}, {why})"
-    _text(root, 24, 76, text, size=11, colour=_SOFT)
+    figure.text(0.025, 0.922, text, color=_SOFT)
 
 
-def _draw_panel(root: ET.Element, panel: Panel, y: int, end: float) -> None:
-    frame = {"x": str(_LEFT), "y": str(y), "width": str(_WIDTH - _LEFT - _RIGHT), "height": str(_PANEL)}
-    ET.SubElement(root, "rect", {**frame, "fill": "#f8fafb", "stroke": _LINE})
-    _text(root, _LEFT, y - 8, panel.title, size=12, weight="600")
-    _text(root, _LEFT - 8, y + 10, panel.show(panel.top), size=11, colour=_SOFT, anchor="end")
-    _text(root, _LEFT - 8, y + _PANEL, "0", size=11, colour=_SOFT, anchor="end")
-    x = _WIDTH - _RIGHT
-    for curve in reversed(panel.curves if len(panel.curves) > 1 else ()):
-        _text(root, x, y - 8, curve.name, size=11, colour=curve.colour, anchor="end")
-        x -= 8 * len(curve.name) + 16
+def _draw_panel(ax: Axes, panel: Panel, recording: Recording, end: float) -> None:
+    ax.set_title(panel.title, loc="left")
+    ax.set_xlim(0, end)
+    ax.set_ylim(0, panel.top * 1.05)
+    ax.set_yticks([0, panel.top / 2, panel.top], ["0", panel.show(panel.top / 2), panel.show(panel.top)])
+    for i, (t, _) in enumerate(rounds(recording)):
+        ax.axvline(t, color=_LINE, linewidth=0.8, gid=f"round-{i}-{panel.title}")
+    for i, made in enumerate(recording.made):
+        ax.axvline(made.t, color=_DECIDED, linewidth=0.8, gid=f"decision-{i}-{panel.title}")
     for curve in panel.curves:
         if curve.points:
-            line = {"points": _points(curve, y, end, panel.top), "stroke": curve.colour, "data-curve": curve.name}
-            ET.SubElement(root, "polyline", {**line, "fill": "none", "stroke-width": "1.8"})
-
-
-def _points(curve: Curve, y: int, end: float, top: float) -> str:
-    found: list[tuple[float, float]] = []
-    for t, value in curve.points:
-        if curve.steps and found:
-            found.append((_x(t, end), found[-1][1]))
-        found.append((_x(t, end), y + _PANEL * (1 - value / top)))
-    return " ".join(f"{a:.1f},{b:.1f}" for a, b in found)
-
-
-def _x(t: float, end: float) -> float:
-    return _LEFT + min(1.0, t / end) * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _upright(root: ET.Element, x: float, y: int, colour: str) -> None:
-    line = {"x1": f"{x:.1f}", "x2": f"{x:.1f}", "y1": str(y), "y2": str(y + _PANEL), "stroke": colour}
-    ET.SubElement(root, "line", line)
-
-
-def _text(
-    root: ET.Element,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float,
-    colour: str = _INK,
-    weight: str = "400",
-    anchor: str = "start",
-) -> None:
-    style = {"font-size": f"{size:g}", "fill": colour, "font-weight": weight, "text-anchor": anchor}
-    ET.SubElement(root, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", **style}).text = text
+            x, y = zip(*curve.points, strict=True)
+            (line,) = ax.plot(x, y, color=curve.colour, label=curve.name, linewidth=1.4, clip_on=False, zorder=3)
+            line.set_gid(f"curve-{curve.name}")
+            if curve.steps:
+                line.set_drawstyle("steps-post")
+    if sum(bool(c.points) for c in panel.curves) > 1:
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 0.97), ncols=2, frameon=False, labelcolor="linecolor")
