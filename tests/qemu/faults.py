@@ -291,6 +291,8 @@ def judge(arena: Arena, trial: Trial, witness: Witness, blow: Strike, at: int, s
     qemu = blow.fault in (Fault.SOURCE_QEMU, Fault.TARGET_QEMU)
     held = witness.holder(struck)
     mine = qemu and (at if held is not True else 1 - at) == blow.where
+    # libvirt lets the source go only when the target has said that the guest runs there, however short that was
+    mine |= blow.fault is Fault.TARGET_QEMU and (states[at], states[1 - at]) == ("-", "shut off")
     if states.count("running") == 1 and sorted(states) == ["-", "running"]:
         there = states.index("running")
         trial.outcome = trial.outcome or ("target" if there != at else "source")

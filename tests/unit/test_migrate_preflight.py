@@ -119,6 +119,8 @@ def test_a_vm_that_is_shut_off_moves_without_its_memory(case: Case) -> None:
     assert refusals(full) == {}
     assert "is saved" in refusals(replace(full, guest=replace(off, saved=True)))["state"]
     assert "TPM" in refusals(replace(full, guest=replace(off, tpm=True)))["state"]
+    xen = replace(full, source=replace(full.source, driver="Xen"), target=replace(full.target, driver="Xen"))
+    assert "Xen driver moves no VM that is shut off" in refusals(xen)["state"]
     variables = GuestFile("/var/lib/libvirt/qemu/nvram/web1.fd", "nvram")
     absent = replace(full.meeting, files={**full.meeting.files, variables.path: Presence.ABSENT})
     uefi = replace(full, guest=replace(off, files=(*off.files, variables)), meeting=absent)

@@ -134,6 +134,9 @@ def _state(c: Case) -> Iterator[Finding]:
     elif not g.off:
         fix = f"bring it to an end: vmkit stop --force {g.name}"
         yield _no("state", f"{g.name} is {g.state}: it moves while it runs, is paused, or is shut off", fix)
+    elif c.source.driver != "QEMU":
+        fix = f"start it, and move it while it runs: vmkit start {g.name}"
+        yield _no("state", f"libvirt's {c.source.driver} driver moves no VM that is shut off", fix)
     elif g.saved:
         fix = f"go on with it: vmkit restore {g.name}; then move it while it runs"
         yield _no("state", f"the memory of {g.name} is saved, and libvirt does not take that along", fix)
