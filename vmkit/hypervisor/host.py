@@ -186,7 +186,7 @@ class Host:
         return sorted((Domain(self, d) for d in found), key=lambda d: d.name)
 
     def _is_host(self, domain: libvirt.virDomain) -> bool:
-        return domain.ID() == 0 and self.driver == "Xen"
+        return self.driver == "Xen" and domain.ID() == 0
 
     def domain(self, name: str) -> Domain:
         """The domain of this name, or with this uuid.
