@@ -27,6 +27,7 @@ FLOORS = {
     "device": 1,
     "host": 1,
     "network": 1,
+    "plotting": 1,
     "vm": 2,
     "migrate": 3,
     "hotfix": 3,

@@ -122,21 +122,25 @@ class Bench:
         """Draw the figures beside the classic ones, as SVG or, by the file's name, PNG.
 
         Raises:
-            SpecError: the file is named neither .svg nor .png.
-            UnsupportedError: the program that makes a PNG is missing.
+            SpecError, UnsupportedError: as `check_picture`.
         """
-        from vmkit.bench.picture import draw
+        from vmkit.bench.picture import draw, raster
         from vmkit.system.files import write_atomic
-        from vmkit.system.process import find_program, run
 
-        if file.suffix not in (".svg", ".png"):
-            raise SpecError(f"{file} is named neither .svg nor .png", path="picture")
-        svg = draw(measured)
-        if file.suffix == ".svg":
-            write_atomic(file, svg)
-            return
-        program = find_program("rsvg-convert", package="librsvg2-bin")
-        run([program, "--zoom", "2", "--output", file], stdin=svg)
+        self.check_picture(file)
+        write_atomic(file, draw(measured) if file.suffix == ".svg" else raster(measured))
+
+    @staticmethod
+    def check_picture(file: Path) -> None:
+        """Raise if a picture cannot be written to a file of this name.
+
+        Raises:
+            SpecError: it is named neither .svg nor .png.
+            UnsupportedError: the library that draws is missing.
+        """
+        from vmkit.plotting import check_picture
+
+        check_picture(file, (".svg", ".png"), "--picture")
 
 
 def _modes(names: tuple[str, ...]) -> tuple[Mode, ...]:

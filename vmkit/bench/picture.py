@@ -1,26 +1,27 @@
-"""The figures of a bench as a picture: part of the host's own speed, beside the classic ranges. Pure."""
+"""The figures of a bench as a picture: part of the host's own speed, beside the classic ranges."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
-from xml.etree import ElementTree as ET
+from typing import TYPE_CHECKING, Final
 
 from vmkit.bench.report import CLASSIC, TITLES, amount, percent, title, where
 from vmkit.host.measured import Measured, Mode, Result
+from vmkit.plotting import FIELD, LINE, SOFT, as_png, as_svg
 
-_WIDTH: Final = 960
-_LEFT: Final = 190
-_RIGHT: Final = 250
-_TOP: Final = 108
-_BAR: Final = 13
-_GAP: Final = 3
-_GROUP: Final = 16
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INCHES: Final = 9.6
+_ROW: Final = 0.165
+_GAP: Final = 1.1
+"""Inches of a bar, and bars between two groups."""
+_HEAD: Final = 0.95
+_FOOT: Final = 0.75
 _LIMIT: Final = 1.15
 """Bars end here; what is faster than that says so by its label."""
-_INK: Final = "#22303c"
-_SOFT: Final = "#6b7a88"
-_LINE: Final = "#dfe5ea"
+_RANGE: Final = "#b9a3d6"
 _COLOURS: Final = {
     Mode.NESTED: "#1f77b4",
     Mode.SHADOW: "#ff9e2c",
@@ -30,7 +31,6 @@ _COLOURS: Final = {
     Mode.EMULATED: "#c9543f",
     Mode.VF: "#6a51a3",
 }
-_FONT: Final = "DejaVu Sans, Helvetica, Arial, sans-serif"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +73,42 @@ def groups(measured: Measured) -> list[Group]:
 
 def draw(measured: Measured) -> str:
     """The picture, as SVG."""
+    return as_svg(lambda: _figure(measured))
+
+
+def raster(measured: Measured) -> bytes:
+    """The picture, as PNG."""
+    return as_png(lambda: _figure(measured))
+
+
+def _figure(measured: Measured) -> Figure:
+    from matplotlib.figure import Figure
+
     shown = groups(measured)
-    height = _TOP + sum(_height(g) for g in shown) + 64
-    root = ET.Element(
-        "svg",
-        {
-            "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": f"0 0 {_WIDTH} {height}",
-            "width": str(_WIDTH),
-            "height": str(height),
-            "font-family": _FONT,
-        },
-    )
-    ET.SubElement(root, "rect", {"width": str(_WIDTH), "height": str(height), "fill": "#ffffff"})
-    _text(root, 24, 36, "Guests beside the host itself", size=20, weight="600")
-    _text(root, 24, 58, where(measured), size=12, colour=_SOFT)
+    rows = sum(len(g.bars) + _GAP for g in shown)
+    height = _HEAD + rows * _ROW + _FOOT
+    figure = Figure(figsize=(_INCHES, height))
+    figure.text(0.025, 1 - 0.3 / height, "Guests beside the host itself", fontsize=15, weight="bold")
+    figure.text(0.025, 1 - 0.53 / height, where(measured), fontsize=9, color=SOFT)
     when = f"{measured.when[:10]}, medians of samples of {measured.seconds:g} s; 100 % is the same program on the host"
-    _text(root, 24, 76, when, size=12, colour=_SOFT)
-    bottom = height - 64
-    _axis(root, bottom)
-    y = _TOP
+    figure.text(0.025, 1 - 0.72 / height, when, fontsize=9, color=SOFT)
+    ax = figure.add_axes((0.2, _FOOT / height, 0.54, rows * _ROW / height), frameon=False)
+    ax.set_xlim(0, _LIMIT)
+    ax.set_ylim(rows, 0)
+    ax.set_yticks([])
+    parts = (0, 0.25, 0.5, 0.75, 1)
+    ax.set_xticks(parts, [f"{p * 100:g} %" for p in parts], fontsize=8)
+    ax.tick_params(length=0)
+    for part in parts:
+        ax.axvline(part, color=SOFT if part == 1 else LINE, linewidth=0.8, zorder=0)
+    y = _GAP / 2
     for i, group in enumerate(shown):
         if i == 0:
-            box = {"x": "12", "y": str(y - 7), "width": str(_WIDTH - 24), "height": str(_height(group) - 2)}
-            ET.SubElement(root, "rect", {**box, "rx": "6", "fill": "#f4f6f8"})
-        _draw_group(root, group, y)
-        y += _height(group)
-    _legend(root, shown, bottom + 42)
-    ET.indent(root)
-    return ET.tostring(root, encoding="unicode") + "\n"
+            ax.axhspan(0, len(group.bars) + _GAP, -0.36, 1.46, color=FIELD, clip_on=False, zorder=-1)
+        _draw_group(ax, group, y)
+        y += len(group.bars) + _GAP
+    _legend(figure, shown)
+    return figure
 
 
 def _range(low: float, high: float) -> str:
@@ -115,64 +122,25 @@ def _bar(result: Result) -> Bar:
     return Bar(result.mode, 0.0, part, f"{label}, {title(result)}" if result.mode in devices else label)
 
 
-def _height(group: Group) -> int:
-    return len(group.bars) * (_BAR + _GAP) + _GROUP
-
-
-def _x(part: float) -> float:
-    return _LEFT + min(part, _LIMIT) / _LIMIT * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _axis(root: ET.Element, bottom: int) -> None:
-    for percents in (0, 25, 50, 75, 100):
-        x = _x(percents / 100)
-        colour = _SOFT if percents == 100 else _LINE
-        line = {"x1": f"{x:.1f}", "x2": f"{x:.1f}", "y1": str(_TOP - 8), "y2": str(bottom)}
-        ET.SubElement(root, "line", {**line, "stroke": colour, "stroke-width": "1"})
-        _text(root, x, bottom + 16, f"{percents} %", size=11, colour=_SOFT, anchor="middle")
-
-
-def _draw_group(root: ET.Element, group: Group, y: int) -> None:
-    middle = y + len(group.bars) * (_BAR + _GAP) / 2
-    _text(root, _LEFT - 12, middle + (4 if not group.note else -2), group.name, size=12, weight="600", anchor="end")
+def _draw_group(ax: Axes, group: Group, y: float) -> None:
+    middle = y + len(group.bars) / 2
+    left = -0.02 * _LIMIT
+    ax.text(left, middle - (0.35 if group.note else 0), group.name, weight="bold", ha="right", va="center")
     if group.note:
-        _text(root, _LEFT - 12, middle + 12, group.note, size=10, colour=_SOFT, anchor="end")
+        ax.text(left, middle + 0.55, group.note, fontsize=7, color=SOFT, ha="right", va="center")
     for i, bar in enumerate(group.bars):
-        top = y + i * (_BAR + _GAP)
-        start, end = _x(bar.low), _x(bar.high)
-        width = max(2.0, end - start)
-        box = {"x": f"{start:.1f}", "y": str(top), "width": f"{width:.1f}", "height": str(_BAR), "rx": "2"}
-        colour = _COLOURS[bar.mode] if bar.mode else "#b9a3d6"
-        ET.SubElement(root, "rect", {**box, "fill": colour})
-        _text(root, start + width + 6, top + _BAR - 2.5, bar.label, size=10.5)
+        low, high = min(bar.low, _LIMIT), min(bar.high, _LIMIT)
+        width = max(0.003, high - low)
+        colour = _COLOURS[bar.mode] if bar.mode else _RANGE
+        ax.barh(y + i + 0.5, width, height=0.8, left=low, color=colour)
+        ax.text(low + width + 0.01, y + i + 0.5, bar.label, fontsize=7.5, va="center_baseline")
 
 
-def _legend(root: ET.Element, shown: list[Group], y: int) -> None:
+def _legend(figure: Figure, shown: list[Group]) -> None:
+    from matplotlib.patches import Patch
+
     used = dict.fromkeys(b.mode for g in shown[1:] for b in g.bars if b.mode)
-    x = 24.0  # all of them together are as wide as the picture
-    for mode in (m for m in _COLOURS if m in used):
-        ET.SubElement(
-            root,
-            "rect",
-            {"x": f"{x:.1f}", "y": str(y - 10), "width": "12", "height": "12", "rx": "2", "fill": _COLOURS[mode]},
-        )
-        name = "emulated (AHCI, e1000)" if mode is Mode.EMULATED else TITLES[mode]
-        _text(root, x + 17, y, name, size=11)
-        x += 34 + 6.4 * len(name)
-
-
-def _text(
-    root: ET.Element,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float,
-    colour: str = _INK,
-    weight: str = "400",
-    anchor: str = "start",
-) -> None:
-    style = {"font-size": f"{size:g}", "fill": colour, "font-weight": weight, "text-anchor": anchor}
-    # A white rim keeps a label readable where it crosses a line.
-    style |= {"stroke": "#ffffff", "stroke-width": "3", "stroke-linejoin": "round", "paint-order": "stroke"}
-    ET.SubElement(root, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", **style}).text = text
+    names = {m: "emulated (AHCI, e1000)" if m is Mode.EMULATED else TITLES[m] for m in _COLOURS if m in used}
+    if names:
+        handles = [Patch(color=_COLOURS[mode], label=name) for mode, name in names.items()]
+        figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, handlelength=1)

@@ -73,6 +73,8 @@ def host(
     The figures are kept; 'vmkit explain' shows them.
     """
     api = context.client().bench
+    if picture:
+        api.check_picture(picture)  # not after minutes of measuring
     if last:
         found = api.last()
         if found is None:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
-from vmkit.errors import SpecError, UnsupportedError
+from vmkit import plotting
 from vmkit.migrate.replay import Recording
 
 
 def check_picture(path: Path) -> None:
-    """Raise if the file's name does not say what to write.
+    """Raise if it cannot be written.
 
     Raises:
-        SpecError: it ends neither in .html nor in .svg nor in .png.
+        SpecError: its name ends neither in .html nor in .svg nor in .png.
         UnsupportedError: the library that draws is missing.
     """
-    if path.suffix not in (".html", ".svg", ".png"):
-        raise SpecError(
-            f"{path} is named neither .html nor .svg nor .png", path="--report", hint="name it like run.svg"
-        )
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UnsupportedError(
-            "pictures are drawn by matplotlib, which is not installed",
-            hint="install it: pip install 'vmkit[plot]', or: apt-get install python3-matplotlib",
-        )
+    plotting.check_picture(path, (".html", ".svg", ".png"), "--report")
 
 
 def picture(recording: Recording, path: Path) -> None:

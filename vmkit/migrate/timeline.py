@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
 from vmkit.migrate.replay import Recording
-from vmkit.system.files import home
+from vmkit.plotting import INK, LINE, SOFT, as_png, as_svg
 from vmkit.values import Bytes, show_duration
 
 if TYPE_CHECKING:
@@ -18,22 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INCHES: Final = (9.6, 9.0)
-_INK, _SOFT, _LINE = "#22303c", "#6b7a88", "#c3ccd4"
 _FONTS: Final = "DejaVu Sans, Helvetica, Arial, sans-serif"
-_STYLE: Final[dict[Any, Any]] = {
-    "font.family": "DejaVu Sans",  # matplotlib brings it
-    "font.size": 8,
-    "text.color": _INK,
-    "text.parse_math": False,
-    "axes.edgecolor": _LINE,
-    "axes.facecolor": "#f8fafb",
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "svg.fonttype": "none",  # letters stay letters
-    "svg.hashsalt": "vmkit",  # the same picture is the same file
-}
 _DECIDED: Final = "#6a51a3"
 
 
@@ -138,23 +121,12 @@ def _range(told: dict[str, Any] | None, size: bool) -> str:
 
 def draw(recording: Recording) -> str:
     """The picture, as SVG."""
-    return _saved(recording, "svg", metadata={"Date": None}).decode()
+    return as_svg(lambda: _figure(recording))
 
 
 def raster(recording: Recording) -> bytes:
     """The picture, as PNG."""
-    return _saved(recording, "png", dpi=200)
-
-
-def _saved(recording: Recording, kind: str, **how: Any) -> bytes:
-    # Where it keeps its list of fonts, which takes a second to make; by itself it would be in the user's home.
-    os.environ.setdefault("MPLCONFIGDIR", str(home() / "cache" / "matplotlib"))
-    from matplotlib import rc_context
-
-    file = io.BytesIO()
-    with rc_context(_STYLE):
-        _figure(recording).savefig(file, format=kind, **how)
-    return file.getvalue()
+    return as_png(lambda: _figure(recording))
 
 
 def _figure(recording: Recording) -> Figure:
@@ -168,7 +140,7 @@ def _figure(recording: Recording) -> Figure:
         _draw_panel(ax, panel, recording, end)
     for t, number in rounds(recording):
         top = shown[0].top * 1.05
-        axes[0].annotate(str(number), (t, top), (2, -8), textcoords="offset points", color=_SOFT, fontsize=7)
+        axes[0].annotate(str(number), (t, top), (2, -8), textcoords="offset points", color=SOFT, fontsize=7)
     axes[-1].xaxis.set_major_formatter(lambda t, _: f"{t:g} s")
     _head(figure, recording)
     for i, (what, told, came) in enumerate(compared(recording)):
@@ -182,7 +154,7 @@ def page(recording: Recording) -> str:
     head = ET.Element("head")
     ET.SubElement(head, "meta", {"charset": "utf-8"})
     ET.SubElement(head, "title").text = f"Migration of {recording.vm}"
-    style = f"body{{font-family:{_FONTS};color:{_INK};max-width:960px;margin:2em auto}}"
+    style = f"body{{font-family:{_FONTS};color:{INK};max-width:960px;margin:2em auto}}"
     ET.SubElement(head, "style").text = f"{style}td,th{{text-align:left;padding:.2em 1em .2em 0;vertical-align:top}}"
     decisions = [(f"{m.t:.1f} s", m.what, m.why) for m in recording.made]
     none = [("-", "none", "it ended by itself, or from outside")]
@@ -214,13 +186,13 @@ def _head(figure: Figure, recording: Recording) -> None:
     figure.text(0.025, 0.965, f"Migration of {recording.vm}: {result}", fontsize=15, weight="bold")
     budget, deadline = show_duration(recording.terms.budget), show_duration(recording.terms.deadline)
     allowed = f"{technique}; {budget} of downtime and {deadline} in all allowed"
-    figure.text(0.025, 0.942, allowed, fontsize=9, color=_SOFT)
+    figure.text(0.025, 0.942, allowed, fontsize=9, color=SOFT)
     text = "grey: a round over the memory begins; violet: a decision"
     if recording.made:
         last = recording.made[-1]
         why = last.why if len(last.why) <= 90 else last.why[:89] + "…"
         text += f" (the last one: {last.what}, {why})"
-    figure.text(0.025, 0.922, text, color=_SOFT)
+    figure.text(0.025, 0.922, text, color=SOFT)
 
 
 def _draw_panel(ax: Axes, panel: Panel, recording: Recording, end: float) -> None:
@@ -229,7 +201,7 @@ def _draw_panel(ax: Axes, panel: Panel, recording: Recording, end: float) -> Non
     ax.set_ylim(0, panel.top * 1.05)
     ax.set_yticks([0, panel.top / 2, panel.top], ["0", panel.show(panel.top / 2), panel.show(panel.top)])
     for i, (t, _) in enumerate(rounds(recording)):
-        ax.axvline(t, color=_LINE, linewidth=0.8, gid=f"round-{i}-{panel.title}")
+        ax.axvline(t, color=LINE, linewidth=0.8, gid=f"round-{i}-{panel.title}")
     for i, made in enumerate(recording.made):
         ax.axvline(made.t, color=_DECIDED, linewidth=0.8, gid=f"decision-{i}-{panel.title}")
     for curve in panel.curves:
