@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import libvirt
 
-from vmkit.errors import EffectError, NotFoundError, UnsupportedError
+from vmkit.errors import ConflictError, EffectError, NotFoundError, UnsupportedError
 from vmkit.hypervisor.errors import translated
 from vmkit.hypervisor.newcomers import attendant
 
@@ -42,6 +42,8 @@ PAUSED_REASONS: Final = (
     *("snapshot", "crashed", "starting up", "post-copy", "post-copy failed", "api error"),
 )
 """virDomainPausedReason, in order."""
+_SETTLES: Final = 10
+"""How often libxl is waited for, each time up to 30 s (libxl_domain.h: LIBXL_JOB_WAIT_TIME)."""
 _SHUTOFF_CRASHED: Final = 3
 """VIR_DOMAIN_SHUTOFF_CRASHED: the process ended without being asked to."""
 
@@ -125,11 +127,21 @@ class Domain:
         """State now. A domain on Xen that is being rebooted is waited for, since libxl has it shut off in between."""
         number: int = self._do("state", self.handle.state)[0]
         if _STATES[number] is DomainState.SHUTOFF and self.host.uri.startswith("xen"):
-            # Undefined now, it would run on and nobody would know of it (seen with libvirt 9.0). What changes a domain
-            # waits until whatever else does so is through, up to 30 s (libxl_domain.h: LIBXL_JOB_WAIT_TIME).
-            self.set_autostart(self.autostart)
+            # Undefined now, it would run on and nobody would know of it (seen with libvirt 9.0).
+            self._settle()
             number = self._do("state", self.handle.state)[0]
         return _STATES[number]
+
+    def _settle(self) -> None:
+        """Change nothing, by a call that waits until whatever else changes the domain is through."""
+        for left in reversed(range(_SETTLES)):
+            try:
+                self.set_autostart(self.autostart)
+            except ConflictError:
+                if not left:
+                    raise
+            else:
+                return
 
     def exists(self) -> bool:
         """Whether the host still knows this domain (by uuid)."""

@@ -34,8 +34,8 @@ def lifecycle(host: Host, changed: Callable[[str], None]) -> Iterator[None]:
 def reboots(host: Host, uuid: str, happened: Callable[[], None]) -> Iterator[None]:
     """Call `happened`, in libvirt's event thread, whenever the machine of a domain is reset while the block runs.
 
-    A guest that reboots resets its machine, after it has stopped all that ran in it. The host has to be opened with
-    `events=True`.
+    A guest that reboots resets its machine, after it has stopped all that ran in it. On Xen the domain ends instead and
+    another one is started in its place. The host has to be opened with `events=True`.
 
     Raises:
         VmkitError: the host has no such events.
@@ -45,7 +45,15 @@ def reboots(host: Host, uuid: str, happened: Callable[[], None]) -> Iterator[Non
         if domain.UUIDString() == uuid:
             happened()
 
-    with _listening(host, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, told):
+    def started(connection: Any, domain: Any, event: int, _detail: int, opaque: Any) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            told(connection, domain, opaque)
+
+    if host.driver == "Xen":
+        listening = _listening(host, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, started)
+    else:
+        listening = _listening(host, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, told)
+    with listening:
         yield
 
 
