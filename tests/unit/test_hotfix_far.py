@@ -23,6 +23,7 @@ from vmkit.system.templates import template
 
 NEEDED = (
     *("vmkit.hotfix.far.agent", "vmkit.hotfix.soundness", "vmkit.hotfix.codemap", "vmkit.hotfix.recovery"),
+    *("vmkit.hotfix.kernel.operation", "vmkit.hotfix.kernel.recovery"),
     *("vmkit.hotfix.unwind", "vmkit.hotfix.newcomers", "capstone", "elftools.elf.elffile", "libvirt"),
 )
 

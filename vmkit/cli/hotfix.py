@@ -31,8 +31,8 @@ _UNSIGNED = click.option("--allow-unsigned", is_flag=True, help="Take a patch th
 _PAUSE = click.option(
     "--max-pause",
     type=click.FloatRange(1, 600_000),
-    default=2000,
-    show_default=True,
+    default=None,
+    show_default="2000; 10000 for the kernel",
     metavar="MS",
     help="Give up, with nothing written, if the guests have stood for so many milliseconds.",
 )
@@ -48,9 +48,10 @@ _PLAN = click.option("--plan", "only_plan", is_flag=True, help="Make every check
 
 @click.group()
 def hotfix() -> None:
-    """Patch the code of running QEMU processes, and take it back.
+    """Patch the code of running QEMU processes, or of the kernel's modules, and take it back.
 
-    A patch concerns a whole host: every QEMU process of its running VMs is patched, or none. The bytes change in the
+    A patch concerns a whole host: every QEMU process of its running VMs is patched, or none; or its kernel, by a
+    livepatch module, while its guests stand, until it boots again. The bytes of processes change in the
     memory of these processes alone. VMs that vmkit starts, or migrates to this machine, later are patched before they
     run; those that others start are patched where `watch` runs, and else not until `apply` is run again. On another
     host, given by a URI that leads through ssh, what does it is carried there, run, and removed; root is needed there.
@@ -60,11 +61,17 @@ def hotfix() -> None:
 @hotfix.command()
 @click.option("--old", type=_FILE, help="The executable that runs.")
 @click.option("--new", type=_FILE, help="The build that it should do the same as.")
-@click.option("--function", "functions", metavar="NAME", multiple=True, help="With --old: only this one. Repeatable.")
+@click.option(
+    "--function", "functions", metavar="NAME", multiple=True, help="With --old, --kernel: only this one. Repeatable."
+)
 @click.option("--out-of-line", is_flag=True, help="With --old: put new code elsewhere even where it would fit.")
 @click.option("--binary", type=_FILE, help="The executable that runs, with --find and --replace.")
 @click.option("--find", metavar="HEX", help="Bytes at one place of its code; ?? is any byte.")
 @click.option("--replace", metavar="HEX", help="What goes there; at most as long.")
+@click.option("--kernel", type=_FILE, metavar="SOURCE.c", help="C code that defines functions of a kernel module anew.")
+@click.option("--module", metavar="NAME|FILE", help="With --kernel: the module that they are in, as in kvm.")
+@click.option("--release", help="With --kernel: of the kernel, as uname -r prints it  [default: this machine's]")
+@click.option("--root", type=_FILE, help="With --kernel: a system that has compiler, headers and module  [default: /]")
 @click.option("--id", "patch_id", metavar="ID", help="Name of the patch [default: that of the file to write]")
 @click.option("--title", help="One line that says what it is for.")
 @click.option("--cve", default="", metavar="CVE-...", help="The CVE number that it mends.")
@@ -86,24 +93,47 @@ def make(
     binary: Path | None,
     find: str | None,
     replace: str | None,
+    kernel: Path | None,
+    module: str | None,
+    release: str | None,
+    root: Path | None,
     patch_id: str | None,
     title: str | None,
     cve: str,
     context: int,
     out: Path | None,
 ) -> None:
-    """Make a patch file from two builds of an executable, or from bytes in one. The executables are only read.
+    """Make a patch file from two builds of an executable, from bytes in one, or from C code for a kernel module.
+
+    Executables are only read. C code is compiled by the kernel's own build system; it defines functions of the names
+    and types of those that it replaces, and uses what the kernel's headers declare and its modules export.
 
     \b
     vmkit hotfix make --old qemu-running --new qemu-fixed --function edu_mmio_read -o edu.toml
     vmkit hotfix make --binary /usr/bin/qemu-system-x86_64 --find 'b8 ed 00 00 01' \\
         --replace 'b8 ed 00 00 02' -o edu-id.toml
+    vmkit hotfix make --kernel cpuid.c --module kvm --function kvm_emulate_cpuid -o cpuid.toml
     """  # noqa: D301 - click's \b keeps the lines of the example
     patch_id = patch_id or (out.name.removesuffix(".toml") if out else None)
     if patch_id is None:
         raise click.UsageError("Missing option '--id', or '-o' with a file name to take it from.")
     hotfixes = obj.client().hotfixes
-    if old and new and not (binary or find or replace):
+    other = old or new or binary or find or replace or out_of_line
+    if kernel and module and functions and not other:
+        made = hotfixes.make_for_kernel(
+            kernel,
+            module=module,
+            functions=functions,
+            id=patch_id,
+            title=title,
+            cve=cve,
+            release=release,
+            root=root or Path("/"),
+            path=out,
+        )
+    elif kernel or module or release or root:
+        raise click.UsageError("Give --kernel, --module and --function.")
+    elif old and new and not (binary or find or replace):
         made = hotfixes.make_from_builds(
             old, new, id=patch_id, title=title, cve=cve, functions=functions, out_of_line=out_of_line, path=out
         )
@@ -112,7 +142,9 @@ def make(
             binary, find=find, replace=replace, id=patch_id, title=title, cve=cve, context=context, path=out
         )
     else:
-        raise click.UsageError("Give either --old and --new, or --binary, --find and --replace.")
+        raise click.UsageError(
+            "Give either --old and --new, or --binary, --find and --replace, or --kernel, --module and --function."
+        )
     for line in made.notes:
         render.note(line)
     if made.path is None:
@@ -217,10 +249,10 @@ def apply(
     hosts: tuple[str, ...],
     only_plan: bool,
     allow_unsigned: bool,
-    max_pause: float,
+    max_pause: float | None,
     output: str,
 ) -> None:
-    """Patch every QEMU process of the host's running VMs. Each guest is paused for some milliseconds."""
+    """Patch every QEMU process of the host's running VMs, or its kernel. Guests are paused meanwhile."""
     _run(obj, "apply", source, hosts, max_pause, only_plan=only_plan, allow_unsigned=allow_unsigned, output=output)
 
 
@@ -231,7 +263,9 @@ def apply(
 @_PAUSE
 @render.output_option
 @click.pass_obj
-def revert(obj: Context, source: str, hosts: tuple[str, ...], only_plan: bool, max_pause: float, output: str) -> None:
+def revert(
+    obj: Context, source: str, hosts: tuple[str, ...], only_plan: bool, max_pause: float | None, output: str
+) -> None:
     """Put back what a patch replaced, wherever it is applied on the host."""
     _run(obj, "revert", source, hosts, max_pause, only_plan=only_plan, allow_unsigned=False, output=output)
 
@@ -240,7 +274,7 @@ def revert(obj: Context, source: str, hosts: tuple[str, ...], only_plan: bool, m
 @render.output_option
 @click.pass_obj
 def status(obj: Context, output: str) -> None:
-    """Show which processes carry which patch, read from their memory."""
+    """Show which processes carry which patch, read from their memory, and which the kernel carries."""
     rows = obj.client().hotfixes.status()
     columns = [("PATCH", "id"), ("VM", "guest"), ("PID", "pid"), ("STATE", "state"), ("DETAIL", "detail")]
     render.emit(rows, output=output, columns=columns)
@@ -280,12 +314,16 @@ def history_(obj: Context, output: str) -> None:
         render.note(f"the newest hash, to be kept elsewhere: {events[-1].hash}")
 
 
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
 def _on_each(
     obj: Context,
     action: str,
     source: str,
     hosts: tuple[str, ...],
-    max_pause: float,
+    max_pause: float | None,
     *,
     only_plan: bool,
     allow_unsigned: bool,
@@ -300,7 +338,7 @@ def _on_each(
         render.show_plan(each.plan(source, way), output)
         return
     with render.progress() as reporter:
-        done = each.carry_out(way, source, max_pause=max_pause / 1000, reporter=reporter)
+        done = each.carry_out(way, source, max_pause=_seconds(max_pause), reporter=reporter)
     columns = [("HOST", "host"), ("STATE", "state"), ("VMS", "vms"), ("PAUSE MS", "pause_ms"), ("DETAIL", "detail")]
     render.emit(done, output=output, columns=columns if output != "name" else [("HOST", "host")])
     for one in done:
@@ -313,7 +351,7 @@ def _run(
     action: str,
     source: str,
     hosts: tuple[str, ...],
-    max_pause: float,
+    max_pause: float | None,
     *,
     only_plan: bool,
     allow_unsigned: bool,
@@ -331,9 +369,9 @@ def _run(
         return
     with render.progress() as reporter:
         report = (
-            hotfixes.apply(source, allow_unsigned=allow_unsigned, max_pause=max_pause / 1000, reporter=reporter)
+            hotfixes.apply(source, allow_unsigned=allow_unsigned, max_pause=_seconds(max_pause), reporter=reporter)
             if action == "apply"
-            else hotfixes.revert(source, max_pause=max_pause / 1000, reporter=reporter)
+            else hotfixes.revert(source, max_pause=_seconds(max_pause), reporter=reporter)
         )
     if output == "table":
         rows = [

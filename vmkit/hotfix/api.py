@@ -1,4 +1,4 @@
-"""Hotfixes of a host's running QEMU processes: make, check, apply, revert, status."""
+"""Hotfixes of a host's running QEMU processes and of its kernel: make, check, apply, revert, status."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from vmkit.errors import NotFoundError, RefusedError, VmkitError
 from vmkit.hotfix import history, manifest, undo
 from vmkit.hotfix.authoring import Authoring, verified
 from vmkit.hotfix.history import Event
+from vmkit.hotfix.kernel.judge import label
+from vmkit.hotfix.kernel.operation import DONE, KernelTarget, stands
+from vmkit.hotfix.kernel.operation import MAX_PAUSE as KERNEL_MAX_PAUSE
 from vmkit.hotfix.manifest import Patch
 from vmkit.hotfix.operation import changes_for, files_of, remember, settle, transact
 from vmkit.hotfix.plans import Action, decide, plan_for, refuse_other_edition
@@ -25,6 +28,7 @@ from vmkit.hypervisor.host import Host
 from vmkit.plan import Plan
 from vmkit.progress import Finished, Reporter, Started, silent
 from vmkit.system.clock import stopwatch
+from vmkit.system.livepatch import LiveKernel
 from vmkit.values import quoted
 
 
@@ -43,8 +47,8 @@ class ProcessReport:
 
     Attributes:
         guest, uuid: the VM.
-        pid: the process.
-        build_id: of its executable.
+        pid: the process; None where the kernel was patched, of which there is then a report too, without a uuid.
+        build_id: of its executable; of the module of the kernel.
         pause_ms: how long its guest stood, from the call that paused it to the return of the one that resumed it; None
             if it was not paused by this operation.
         writes: what was changed in it; () if it was as wanted already.
@@ -52,7 +56,7 @@ class ProcessReport:
 
     guest: str
     uuid: str
-    pid: int
+    pid: int | None
     build_id: str
     pause_ms: float | None
     writes: tuple[WriteReport, ...]
@@ -67,7 +71,7 @@ class HotfixReport:
         state: 'applied', 'already applied', 'reverted' or 'not applied' (revert found nothing to take back).
         pause_ms: the longest pause of a guest; 0 if none was paused.
         standing_ms: how long all of these guests stood at once.
-        processes: every process of the host.
+        processes: every process of the host; for a patch of the kernel the kernel, and the guests that ran.
     """
 
     id: str
@@ -90,13 +94,14 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class StatusRow:
-    """How one process stands to one known patch, by its memory.
+    """How one process, or the kernel, stands to one known patch, by its memory.
 
     Attributes:
         id, title: of the patch; '' if none is known for this row's VM.
-        guest: the VM.
-        pid: its process; None if it cannot be told.
-        state: 'patched', 'not patched', 'other bytes', 'other build' or 'unknown'.
+        guest: the VM; 'the kernel RELEASE (MODULE)'.
+        pid: its process; None if it cannot be told, and for the kernel.
+        state: 'patched', 'not patched', 'other bytes', 'other build' or 'unknown'; of the kernel also 'gone' (a reboot,
+            or somebody, has taken it out), 'in transition' and 'other edition'.
         detail: what was found, where it is neither patched nor unpatched.
     """
 
@@ -116,10 +121,19 @@ class Hotfixes(Authoring):
         hook: called before each step of a transaction (see transaction.STEPS), for tests.
         allow_unsigned: apply patches that no trusted key has signed, where a call does not say otherwise. Reverting
             needs no signature.
+        kernel: the kernel of the host.
     """
 
-    def __init__(self, connect: Callable[[], Host], *, hook: Hook | None = None, allow_unsigned: bool = False) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Host],
+        *,
+        hook: Hook | None = None,
+        allow_unsigned: bool = False,
+        kernel: LiveKernel | None = None,
+    ) -> None:
         self._connect = connect
+        self._kernel = kernel or LiveKernel()
         self._hook = hook
         self._allow_unsigned = allow_unsigned
 
@@ -130,6 +144,8 @@ class Hotfixes(Authoring):
         """
         patch, text = open_patch(source, action)
         self._trust(action, patch, text, allow_unsigned)
+        if patch.livepatch:
+            return KernelTarget(self._connect(), patch, self._kernel).plan(action)
         with ExitStack() as stack:
             found = survey(self._connect(), patch, stack)
             chosen = decide(action, patch, found)
@@ -148,13 +164,14 @@ class Hotfixes(Authoring):
         source: str | Path,
         *,
         allow_unsigned: bool | None = None,
-        max_pause: float = MAX_PAUSE,
+        max_pause: float | None = None,
         reporter: Reporter = silent,
     ) -> HotfixReport:
-        """Patch every QEMU process of the host's running domains that is not patched yet.
+        """Patch every QEMU process of the host's running domains that is not patched yet; or the host's kernel.
 
-        The guests of processes that are written to are paused meanwhile, if they run; `max_pause` is for how many
-        seconds at most, until the first byte is written: after that nothing is written and they go on as they were.
+        The guests of processes that are written to (for the kernel: all) are paused meanwhile, if they run; `max_pause`
+        is for how many seconds at most, until the first byte is written (the kernel has changed over): after that
+        nothing is written and they go on as they were. None: MAX_PAUSE, or that of kernel.operation.
 
         Raises:
             SpecError, RefusedError: nothing was touched. An unsigned patch is refused unless `allow_unsigned`; a
@@ -163,7 +180,9 @@ class Hotfixes(Authoring):
         """
         return self._carry_out(Action.APPLY, source, reporter, max_pause, allow_unsigned)
 
-    def revert(self, source: str | Path, *, max_pause: float = MAX_PAUSE, reporter: Reporter = silent) -> HotfixReport:
+    def revert(
+        self, source: str | Path, *, max_pause: float | None = None, reporter: Reporter = silent
+    ) -> HotfixReport:
         """Put the bytes back that a patch (id or file) replaced, where it is applied. Raises as `apply` does."""
         return self._carry_out(Action.REVERT, source, reporter, max_pause)
 
@@ -178,10 +197,13 @@ class Hotfixes(Authoring):
     def status(self) -> list[StatusRow]:
         """How every process of the host stands to every patch that is known on this machine."""
         rows: list[StatusRow] = []
+        known = [open_patch(patch_id, Action.APPLY)[0] for patch_id in undo.known()]
         with ExitStack() as stack:
             images, lost = find_images(self._connect(), stack)
-            for patch_id in undo.known():
-                patch, _ = open_patch(patch_id, Action.APPLY)
+            for patch in known:
+                if patch.livepatch:
+                    rows.append(StatusRow(patch.id, patch.title, label(patch), None, *stands(patch, self._kernel)))
+                    continue
                 for image in images:
                     try:
                         state, detail = _words(look(patch, image))
@@ -209,7 +231,7 @@ class Hotfixes(Authoring):
         action: Action,
         source: str | Path,
         reporter: Reporter,
-        max_pause: float,
+        max_pause: float | None,
         allow_unsigned: bool | None = None,
     ) -> HotfixReport:
         settle(reporter)
@@ -219,6 +241,8 @@ class Hotfixes(Authoring):
             patch, text = open_patch(source, action)
             self._trust(action, patch, text, allow_unsigned)
             host = self._connect()
+            if patch.livepatch:
+                return self._change_kernel(action, patch, text, host, max_pause, reporter)
             found = survey(host, patch, stack)
             chosen = decide(action, patch, found)
             _check_code(action, patch, chosen)
@@ -232,8 +256,8 @@ class Hotfixes(Authoring):
                 remember(action, patch.id, (), files, reporter)
             else:
                 hook = self._hook or hook_from_environment()
-                outcome = transact(action, patch, text, host.uri, changes, hook, max_pause, reporter)
-        done = {Action.APPLY: ("applied", "already applied"), Action.REVERT: ("reverted", "not applied")}[action]
+                outcome = transact(action, patch, text, host.uri, changes, hook, max_pause or MAX_PAUSE, reporter)
+        done = DONE[action]
         pauses = outcome.pause_ms
         return HotfixReport(
             patch.id,
@@ -242,6 +266,30 @@ class Hotfixes(Authoring):
             max(pauses.values(), default=0.0),
             outcome.standing_ms,
             tuple(_report(f, changes, pauses) for f in found.findings),
+        )
+
+    def _change_kernel(
+        self, action: Action, patch: Patch, text: str, host: Host, max_pause: float | None, reporter: Reporter
+    ) -> HotfixReport:
+        if action is Action.APPLY:
+            _refuse_other_edition(patch)
+        hook = self._hook or hook_from_environment()
+        some, facts, guests, outcome = KernelTarget(host, patch, self._kernel).carry_out(
+            action, text, hook, max_pause or KERNEL_MAX_PAUSE, reporter
+        )
+        pauses, build_id = outcome.pause_ms, facts.build_id or ""
+        old, new = ("as loaded", "livepatch") if action is Action.APPLY else ("livepatch", "as loaded")
+        writes = tuple(WriteReport(name, old, new) for name in patch.functions) if some else ()
+        return HotfixReport(
+            patch.id,
+            patch.title,
+            DONE[action][not some],
+            max(pauses.values(), default=0.0),
+            outcome.standing_ms,
+            (
+                ProcessReport(label(patch), "", None, build_id, None, writes),
+                *(ProcessReport(g.name, g.uuid, None, "", pauses.get(g.uuid), ()) for g in guests),
+            ),
         )
 
 
@@ -275,6 +323,8 @@ def _refuse_other_edition(patch: Patch) -> None:
     remembered = undo.recall(patch.id)
     if remembered is None or (recorded := manifest.parse(remembered.text)) == patch:
         return
+    if recorded.livepatch and LiveKernel().state(recorded.livepatch.name).enabled:
+        refuse_other_edition(patch, recorded, [label(recorded)])
     carriers = [f"the QEMU of {s.guest} (process {s.process.pid})" for s in remembered.saved if _carries(s)]
     refuse_other_edition(patch, recorded, carriers)
 

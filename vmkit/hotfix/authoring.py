@@ -100,6 +100,40 @@ class Authoring:
         notes += [f"differs too and is not in the patch: {name}" for name in made.left]
         return Made(id, text, path, tuple(notes))
 
+    def make_for_kernel(
+        self,
+        source: Path,
+        *,
+        module: str,
+        functions: Sequence[str],
+        id: str,  # noqa: A002 - as above
+        title: str | None = None,
+        cve: str = "",
+        release: str | None = None,
+        root: Path = Path("/"),
+        path: Path | None = None,
+    ) -> Made:
+        """Make a patch that has functions of a kernel module do what a C source does; see kernel.make.
+
+        `path` is where to write it. Raises SpecError, NotFoundError, RefusedError, EffectError.
+        """
+        from vmkit.hotfix.kernel.make import make_kernel_patch
+
+        patch = make_kernel_patch(
+            source,
+            module=module,
+            functions=functions,
+            patch_id=id,
+            title=title,
+            cve=cve,
+            release=release,
+            root=root,
+        )
+        text = manifest.render(patch)
+        if path is not None:
+            write_atomic(path, text)
+        return Made(id, text, path)
+
     def diff(self, old: Path, new: Path, functions: Sequence[str] = ()) -> DiffReport:
         """Which functions of two builds differ in what they do; with `functions`, their assembly side by side.
 

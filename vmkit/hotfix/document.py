@@ -17,10 +17,20 @@ class RawEdit(NamedTuple):
     """One change, as it is written."""
 
     expected: str
-    replacement: str
+    replacement: str = ""
     offset: int = 0
     address: int | str | None = None
     symbol: str | None = None
+
+
+class RawModule(NamedTuple):
+    """What replaces functions of a kernel, as it is written."""
+
+    release: str
+    object: str
+    name: str
+    sha256: str
+    data: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,7 @@ class RawPatch:
     clear: tuple[str, ...] = ()
     code_sha256: str = ""
     room: str = ""
+    livepatch: RawModule | None = None
 
 
 _EDIT: Final = {
@@ -49,8 +60,9 @@ _SIGNATURE: Final = {"key": (str,), "value": (str,)}
 _PATCH: Final = {
     **dict.fromkeys(("id", "title", "target", "cve", "code_sha256", "room"), (str,)),
     **dict.fromkeys(("build_ids", "edits", "clear"), (list,)),
-    "signature": (dict,),
+    **dict.fromkeys(("signature", "livepatch"), (dict,)),
 }
+_LIVEPATCH: Final = dict.fromkeys(RawModule._fields, (str,))
 _WORDS: Final = {str: "a string", int: "a whole number", list: "an array", dict: "a table"}
 
 
@@ -67,7 +79,10 @@ def read_document(document: dict[str, Any]) -> RawPatch:
     for name in ("build_ids", "clear"):
         if name in found:
             found[name] = tuple(_typed(v, (str,), f"{name}[{i}]") for i, v in enumerate(found[name]))
-    tables = [_table(v, _EDIT, ("expected", "replacement"), f"edits[{i}]") for i, v in enumerate(found["edits"])]
+    required = ("expected", "symbol") if "livepatch" in found else ("expected", "replacement")
+    tables = [_table(v, _EDIT, required, f"edits[{i}]") for i, v in enumerate(found["edits"])]
+    if "livepatch" in found:
+        found["livepatch"] = RawModule(**_table(found["livepatch"], _LIVEPATCH, tuple(_LIVEPATCH), "livepatch"))
     return RawPatch(**{**found, "edits": tuple(RawEdit(**t) for t in tables)})
 
 

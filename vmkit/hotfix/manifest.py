@@ -23,6 +23,17 @@
     key = "ops"
     value = "base64..."
 
+With `target = "kernel"` functions of a module of the running kernel are replaced, by a livepatch module that is in the
+file. `build_ids` are then those of that module, edits have `symbol` and `expected` alone, and there is no `room`,
+`clear` or `code_sha256`, but::
+
+    [livepatch]
+    release = "6.12.107+deb13-amd64"     # of the kernel
+    object = "kvm"                       # the module whose functions the edits name
+    name = "vmkit_cpuid"                 # of the livepatch module
+    sha256 = "9f2c..."                   # of it
+    data = "base64..."                   # the module, deflated
+
 `expected` covers every byte that is overwritten and as much around it as the author wants to be sure of. No thread may
 stand in, or return to, a byte that is overwritten; `clear` says where else, because the code there does not go on well
 with what is written.
@@ -59,7 +70,7 @@ ADDRESS_LIMIT: Final = 1 << 47
 
 _BUILD_ID = re.compile(r"[0-9a-f]{16,128}\Z")
 _CVE = re.compile(r"CVE-\d{4}-\d{4,19}\Z", re.ASCII)
-_SYMBOL = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$@]{0,511})(?:\+(0x[0-9a-fA-F]{1,8}|\d{1,9}))?\Z", re.ASCII)
+SYMBOL: Final = re.compile(r"([A-Za-z_.$][A-Za-z0-9_.$@]{0,511})(?:\+(0x[0-9a-fA-F]{1,8}|\d{1,9}))?\Z", re.ASCII)
 _ADDRESS = re.compile(r"(-?)(?:0x)?([0-9a-fA-F]{1,16})\Z", re.ASCII)
 _HEX = re.compile(r"[0-9a-fA-F]+\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -181,8 +192,25 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Livepatch:
+    """What replaces functions of a kernel.
+
+    Attributes:
+        release: of the kernel, as uname(2) has it.
+        object: the module that the functions are in.
+        name: of the livepatch module.
+        module: the livepatch module, as its file is.
+    """
+
+    release: str
+    object: str
+    name: str
+    module: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Patch:
-    """A parsed patch file. Where the file has none, `cve` and `code_sha256` are '', `room` is None."""
+    """A parsed patch file. Where the file has none, `cve` and `code_sha256` are '', `room` and `livepatch` are None."""
 
     id: str
     title: str
@@ -193,6 +221,12 @@ class Patch:
     clear: tuple[Range, ...] = ()
     code_sha256: str = ""
     room: Range | None = None
+    livepatch: Livepatch | None = None
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions that a livepatch replaces."""
+        return tuple(dict.fromkeys(e.symbol for e in self.edits)) if self.livepatch else ()
 
 
 def parse(text: str) -> Patch:
@@ -210,7 +244,8 @@ def parse(text: str) -> Patch:
     except (ValueError, RecursionError) as e:  # ValueError also for integers of thousands of digits
         reason = "nested too deeply" if isinstance(e, RecursionError) else " ".join(str(e).split())[:200]
         raise SpecError(f"not a TOML document: {reason}", hint="see vmkit hotfix make --help for a sound one") from e
-    return check_patch(_patch(read_document(document)))
+    patch = _patch(read_document(document))
+    return patch if patch.livepatch else check_patch(patch)
 
 
 def load(path: Path) -> Patch:
@@ -238,6 +273,8 @@ def render(patch: Patch) -> str:
     """The patch as the text of a patch file; `parse` gives the same patch back."""
     import tomli_w
 
+    from vmkit.hotfix.kernel.form import written
+
     head: dict[str, Any] = {"id": patch.id, "title": patch.title}
     if patch.cve:
         head["cve"] = patch.cve
@@ -249,6 +286,10 @@ def render(patch: Patch) -> str:
     if patch.clear:
         head["clear"] = [str(r) for r in patch.clear]
     head["edits"] = []
+    if patch.livepatch:
+        head["edits"] = [{"symbol": e.place, "expected": str(e.expected)} for e in patch.edits]
+        head["livepatch"] = written(patch.livepatch)
+        return tomli_w.dumps(head)
     for edit in patch.edits:
         head["edits"].append(
             {
@@ -267,8 +308,12 @@ def _patch(raw: RawPatch) -> Patch:
         raise SpecError("has to be one line of 1 to 200 characters", path="title")
     if raw.cve and not _CVE.match(raw.cve):
         raise SpecError(f"{quoted(raw.cve)} is not a CVE number", path="cve", hint="write it like CVE-2026-12345")
-    if raw.target != "qemu":
-        raise SpecError(f"{quoted(raw.target)} is not a known target", path="target", hint='write target = "qemu"')
+    if raw.target not in ("qemu", "kernel"):
+        raise SpecError(
+            f"{quoted(raw.target)} is not a known target", path="target", hint='write target = "qemu" or "kernel"'
+        )
+    if (raw.target == "kernel") is not (raw.livepatch is not None):
+        raise SpecError('target = "kernel" and the table livepatch go together', path="target")
     if not 1 <= len(raw.build_ids) <= EDIT_LIMIT:
         raise SpecError(f"has to name 1 to {EDIT_LIMIT} builds", path="build_ids", hint="readelf -n FILE prints it")
     build_ids = []
@@ -282,6 +327,10 @@ def _patch(raw: RawPatch) -> Patch:
         build_ids.append(text.lower())
     if not 1 <= len(raw.edits) <= EDIT_LIMIT:
         raise SpecError(f"there are {len(raw.edits)}; a patch has 1 to {EDIT_LIMIT} edits", path="edits")
+    if raw.livepatch is not None:
+        from vmkit.hotfix.kernel.form import kernel_patch
+
+        return kernel_patch(raw, tuple(build_ids), raw.livepatch)
     room = _room(raw.room) if raw.room else None
     edits = tuple(_edit(e, f"edits[{i}]", room) for i, e in enumerate(raw.edits))
     if raw.code_sha256 and not _SHA256.match(raw.code_sha256):
@@ -319,7 +368,7 @@ def _edit(raw: RawEdit, path: str, room: Range | None) -> Edit:
         raise SpecError("give either address or symbol", path=path)
     address, symbol, symbol_offset = None, "", 0
     if raw.symbol is not None:
-        match = _SYMBOL.match(raw.symbol)
+        match = SYMBOL.match(raw.symbol)
         if not match:
             raise SpecError(
                 f"{quoted(raw.symbol)} is not a symbol", path=f"{path}.symbol", hint="write name or name+0x1c"

@@ -44,6 +44,10 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
     action = data["action"]
     if action == START:
         return _finish_start(entry)
+    if "kernel" in data:
+        from vmkit.hotfix.kernel.recovery import recover as recover_kernel
+
+        return recover_kernel(entry)
     with undo.one_at_a_time(LOCK_SECONDS):
         trouble: VmkitError | None = None
         restored = 0
@@ -57,7 +61,7 @@ def recover(entry: Entry, reporter: Reporter = silent) -> str:
             remember(
                 Action(action), entry.record.subject, _identities(data["processes"]), data.get("files", {}), reporter
             )
-        resumed, left = _resume(data["uri"], data["guests"])
+        resumed, left = resume_all(data["uri"], data["guests"])
         line = trouble.message if trouble else _line(entry, restored, resumed, left)
         history.note("repaired", entry.record.subject, data["uri"], [p[2] for p in data["processes"]], line)
     if trouble is not None:
@@ -176,7 +180,7 @@ def _restore_one(image: ProcessImage, goal: Sequence[Write]) -> bool:
     return True
 
 
-def _resume(uri: str, guests: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+def resume_all(uri: str, guests: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     """Resume those of the guests that stand paused; names of the resumed, and what could not be done."""
     if not guests:
         return [], []

@@ -43,6 +43,7 @@ class Remembered:
     Attributes:
         active: whether processes that come later are to get it too.
         files: for each executable that it was applied to, by path, its build id.
+        boot: for a patch of the kernel, which boot of it carries it, as far as is known; '' if none does.
     """
 
     patch_id: str
@@ -50,6 +51,7 @@ class Remembered:
     saved: tuple[Saved, ...]
     active: bool = False
     files: dict[str, str] = field(default_factory=dict)
+    boot: str = ""
 
     def of(self, process: ProcessId) -> tuple[Write, ...]:
         """What was replaced in this process; () if nothing is known."""
@@ -98,6 +100,13 @@ def activate(patch_id: str, *, on: bool, files: Mapping[str, str] | None = None)
         _write(replace(before, active=on, files={**before.files, **(files or {})} if on else {}))
 
 
+def carried(patch_id: str, boot: str) -> None:
+    """Remember which boot of the kernel carries a patch; '' if none does. Raises as `activate` does."""
+    before = recall(patch_id)
+    if before is not None and before.boot != boot:
+        _write(replace(before, boot=boot))
+
+
 def active() -> list[Remembered]:
     """The patches that processes that come later are to get. Raises IndeterminateError if a record is damaged."""
     return [r for patch_id in known() if (r := recall(patch_id)) is not None and r.active]
@@ -122,7 +131,8 @@ def recall(patch_id: str) -> Remembered | None:
             for s in body["processes"]
         )
         files = {str(k): str(v) for k, v in body.get("files", {}).items()}
-        return Remembered(patch_id, body["patch"], saved, bool(body.get("active", False)), files)
+        boot = str(body.get("boot", ""))
+        return Remembered(patch_id, body["patch"], saved, bool(body.get("active", False)), files, boot)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
@@ -148,6 +158,7 @@ def _write(remembered: Remembered) -> None:
         "patch": remembered.text,
         "active": remembered.active,
         "files": remembered.files,
+        "boot": remembered.boot,
         "processes": [
             {
                 "pid": s.process.pid,

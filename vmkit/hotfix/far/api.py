@@ -90,7 +90,7 @@ class FarHotfixes(Hotfixes):
         action: Action,
         source: str | Path,
         reporter: Reporter,
-        max_pause: float,
+        max_pause: float | None,
         allow_unsigned: bool | None = None,
     ) -> HotfixReport:
         """Also raises IndeterminateError: the connection broke, and the host does not say how it ended."""

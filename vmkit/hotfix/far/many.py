@@ -12,7 +12,6 @@ from vmkit.errors import IndeterminateError, SpecError, VmkitError
 from vmkit.hotfix.api import Hotfixes
 from vmkit.hotfix.far.api import hotfixes_of
 from vmkit.hotfix.plans import Action
-from vmkit.hotfix.transaction import MAX_PAUSE
 from vmkit.hypervisor.host import Host
 from vmkit.plan import Plan
 from vmkit.progress import Reporter, silent
@@ -77,7 +76,7 @@ class HotfixHosts:
         )
 
     def carry_out(
-        self, action: Action, source: str | Path, *, max_pause: float = MAX_PAUSE, reporter: Reporter = silent
+        self, action: Action, source: str | Path, *, max_pause: float | None = None, reporter: Reporter = silent
     ) -> list[HostReport]:
         """Check every host, then do it on one after the other; where one fails the rest is not begun.
 
@@ -109,7 +108,7 @@ def _one(
     uri: str,
     action: Action,
     source: str | Path,
-    max_pause: float,
+    max_pause: float | None,
     reporter: Reporter,
     allow_unsigned: bool,
 ) -> HostReport:
@@ -121,4 +120,6 @@ def _one(
     except VmkitError as e:
         state = "unknown" if isinstance(e, IndeterminateError) else "failed"
         return HostReport(uri, state, detail=e.message, error=e)
-    return HostReport(uri, report.state, sum(bool(p.writes) for p in report.processes), round(report.pause_ms, 1))
+    return HostReport(
+        uri, report.state, sum(bool(p.writes and p.uuid) for p in report.processes), round(report.pause_ms, 1)
+    )

@@ -152,6 +152,27 @@ def find_images(host: Host, stack: ExitStack) -> tuple[list[QemuImage], list[Los
     return images, lost
 
 
+def find_guests(host: Host) -> list[QemuGuest]:
+    """The guest of every active domain of a host, whatever its process.
+
+    Raises:
+        UnsupportedError: the host has no QEMU driver.
+        ConflictError: another operation has one of them in hand.
+    """
+    if host.driver != "QEMU":
+        raise UnsupportedError(f"{host.uri} has no QEMU processes: its driver is {host.driver}")
+    found = []
+    for domain in host.domains():
+        try:
+            state = domain.state()
+            if state.active:
+                _not_moving(domain)
+                found.append(QemuGuest(domain, runs=state is DomainState.RUNNING))
+        except NotFoundError:  # it has ended since it was listed
+            continue
+    return found
+
+
 def check_at_rest(process: Running, domain: Domain) -> None:
     """Raise ConflictError if a debugger holds the process, or another operation its domain."""
     _not_held(process, domain)

@@ -1,0 +1,1 @@
+"""Functions of the running kernel's modules, replaced by livepatch modules."""
