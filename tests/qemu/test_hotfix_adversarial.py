@@ -173,7 +173,8 @@ SIGNED: dict[str, tuple[Callable[[Site], str], str]] = {
     ),
     "an id with a path": (lambda s: s.head(id='"../../etc/x"') + s.version("b8 02", 4), "id"),
     "an absolute id": (lambda s: s.head(id='"/etc/x"') + s.version("b8 02", 4), "id"),
-    "another target": (lambda s: s.head(target='"kernel"') + s.version("b8 02", 4), "not a known target"),
+    "another target": (lambda s: s.head(target='"firmware"') + s.version("b8 02", 4), "not a known target"),
+    "the kernel without a livepatch": (lambda s: s.head(target='"kernel"') + s.version("b8 02", 4), "livepatch"),
     "a field that is not known": (lambda s: s.head(force="true") + s.version("b8 02", 4), "force"),
     "a title that moves the cursor": (lambda s: s.head(title='"\\u001b[2J"') + s.version("b8 02", 4), "title"),
 }
