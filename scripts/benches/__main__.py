@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HERE = Path(__file__).parent
-AREAS = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__main__", "measure", "migrate_table"))
+AREAS = sorted(
+    p.stem for p in HERE.glob("*.py") if p.stem not in ("__main__", "measure", "migrate_picture", "migrate_table")
+)
 
 
 def main() -> int:
@@ -53,10 +55,10 @@ def main() -> int:
         "machine": machine(),
         **result,
     }
-    drawn = result.pop("picture", "")
+    draw = result.pop("draw", None)
     show(result)
-    if args.picture and drawn:
-        args.picture.write_text(drawn + "\n")
+    if args.picture and draw:
+        args.picture.write_text(draw())
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if args.quick or all(c["holds"] for c in result["claims"]) else 1

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import BenchError, output_of
+from migrate_picture import draw
 from migrate_table import result_of
 
 SUMMARY = "a running guest from host to host: virsh, its remedies, and vmkit (needs root)"
@@ -112,7 +113,8 @@ def run(*, quick: bool, uri: str | None) -> dict[str, Any]:
             Path(kept).write_text(record.path().read_text())
     versions = {"vmkit": output_of([str(BIN / "vmkit"), "--version"]), "libvirt": output_of(["virsh", "--version"])}
     accuracy = record.accuracy(lines[WARM_UP:])
-    return {"uri": "two hosts of a lab", "versions": versions, **result_of(seen, replayed, accuracy, BUDGET_S)}
+    result = result_of(seen, replayed, accuracy, BUDGET_S)
+    return {"uri": "two hosts of a lab", "versions": versions, **result, "draw": lambda: draw(seen)}
 
 
 def _cells(shares: tuple[float, ...]) -> list[Cell]:

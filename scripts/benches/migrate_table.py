@@ -1,25 +1,16 @@
-"""What a bench of migrations came to: rows, claims, a table and a picture. Pure."""
+"""What a bench of migrations came to: rows, claims and a table. Pure."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree as ET
 
-COLOURS = {
-    "virsh": "#9aa5af",
-    "virsh --auto-converge": "#ff9e2c",
-    "virsh --postcopy": "#6a51a3",
-    "vmkit": "#1b7f5c",
-}
 TOTAL, DOWNTIME = 1.1, 1.0
 """Most that vmkit may take of virsh's time, and of its downtime, where both come to an end."""
 EVIDENCE_S = 5.0
 ERROR, VERDICTS = 10.0, 95.0
 """Median error of the total time at most, and verdicts that came true at the least, percent."""
-_INK, _SOFT, _LINE = "#22303c", "#6b7a88", "#dfe5ea"
-_FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
 
 Seen = Mapping[tuple[str, str], Sequence[Any]]
 
@@ -40,7 +31,6 @@ def result_of(seen: Seen, replayed: Mapping[str, Sequence[Any]], accuracy: Any, 
         ],
         "prediction": _plain(accuracy),
         "claims": [*_claims(seen, budget), *_foretold(accuracy)],
-        "picture": draw(seen),
     }
 
 
@@ -136,48 +126,3 @@ def _foretold(accuracy: Any) -> list[dict[str, Any]]:
 
 def _plain(accuracy: Any) -> dict[str, Any]:
     return {name: getattr(accuracy, name) for name in accuracy.__slots__}
-
-
-# -- the picture
-
-
-def draw(seen: Seen) -> str:
-    """Bars for each cell and tool: the transfer, and the guest standing still; what did not arrive is only outlined."""
-    tools = list(dict.fromkeys(t for _, t in seen))
-    cells = list(dict.fromkeys(c for c, _ in seen))
-    step = 13 * len(tools) + 14
-    width, height = 960, 90 + step * len(cells)
-    svg = ET.Element("svg", xmlns="http://www.w3.org/2000/svg", width=str(width), height=str(height))
-    svg.set("font-family", _FONT)
-    ET.SubElement(svg, "rect", width="100%", height="100%", fill="white")
-    _text(svg, 16, 24, "Migrations of one guest over one link", 16, _INK)
-    for i, tool in enumerate(tools):
-        ET.SubElement(svg, "rect", x=str(16 + 220 * i), y="38", width="12", height="12", fill=COLOURS.get(tool, _INK))
-        _text(svg, 33 + 220 * i, 48, tool, 11, _SOFT)
-    halves = (("transfer, s", 150, 380, "total", 1000.0), ("guest stands still, ms", 580, 330, "downtime", 1.0))
-    for title, left, room, what, unit in halves:
-        _text(svg, left, 74, title, 11, _SOFT)
-        values = {k: middle([getattr(r, what) for r in runs]) for k, runs in seen.items()}
-        top = max((v for v in values.values() if v), default=1.0)
-        for row, cell in enumerate(cells):
-            y = 84 + row * step
-            if what == "total":
-                _text(svg, 16, y + step // 2, cell, 11, _INK)
-                ET.SubElement(svg, "line", x1="16", x2=str(width - 16), y1=str(y - 4), y2=str(y - 4), stroke=_LINE)
-            for i, tool in enumerate(tools):
-                if (value := values.get((cell, tool))) is None:
-                    continue
-                arrived = ended(seen[cell, tool])
-                long, colour = max(1.0, (room - 50) * value / top), COLOURS.get(tool, _INK)
-                bar = ET.SubElement(svg, "rect", x=str(left), y=str(y + 13 * i), width=f"{long:.1f}", height="11")
-                bar.set("fill", colour if arrived else "none")
-                bar.set("stroke", colour)
-                label = f"{value / unit:.1f}" if unit > 1 else f"{value:.0f}"
-                _text(svg, left + long + 4, y + 13 * i + 9, label if arrived else f"{label}, ended", 9, _SOFT)
-    return ET.tostring(svg, encoding="unicode")
-
-
-def _text(svg: ET.Element, x: float, y: float, words: str, size: int, colour: str) -> None:
-    made = ET.SubElement(svg, "text", x=f"{x:.1f}", y=f"{y:.1f}", fill=colour)
-    made.set("font-size", str(size))
-    made.text = words
