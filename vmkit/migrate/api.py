@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from vmkit.errors import NotFoundError, RefusedError, SpecError, UnreachableError, VmkitError
 from vmkit.migrate import carry, cold, copying, record, recovery
@@ -27,7 +27,7 @@ from vmkit.migrate.record import Accuracy, Outcome
 from vmkit.migrate.replay import Recording, Replayed, load, replay_all, save
 from vmkit.migrate.report import MigrationReport, made, outcome
 from vmkit.migrate.session import Steer, Stop, StopReason, Transfer, transfer, unbreakable
-from vmkit.migrate.settle import CONNECT_S, Reach, Settled, bounded, settle
+from vmkit.migrate.settle import CONNECT_S, VERIFY_S, Reach, Settled, bounded, settle
 from vmkit.migrate.storage import both_write, copies, mirrored
 from vmkit.migrate.transport import check_carriage
 from vmkit.plan import Plan
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from vmkit.hypervisor.migration import Options
     from vmkit.system.journal import Entry
     from vmkit.system.tunnel import Road
-
-VERIFY_S: Final = 30.0
 
 
 class Migrations:

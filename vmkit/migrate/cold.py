@@ -14,7 +14,7 @@ from vmkit.migrate import copying, recovery
 from vmkit.migrate.outcome import Intent, Place
 from vmkit.migrate.preflight import Case, judge
 from vmkit.migrate.report import MigrationReport
-from vmkit.migrate.settle import Reach, Settled, settle
+from vmkit.migrate.settle import VERIFY_S, Reach, Settled, settle
 from vmkit.migrate.storage import Copy, copies
 from vmkit.progress import Finished, Reporter, Started
 from vmkit.system.clock import stopwatch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from vmkit.system.journal import Entry
 
 TECHNIQUE: Final = "cold"
-VERIFY_S: Final = 30.0
 _STEP: Final = "definition"
 
 
@@ -67,11 +66,12 @@ def move(
     try:
         settled = settle(here, there, guest.uuid, intent, patience=VERIFY_S, silence=VERIFY_S, reporter=reporter)
         tidied = copying.tidy(settled, here, there, entry.record.data)
-        unsure = settled.verdict.place is Place.UNKNOWN
-        entry.keep = unsure or bool(settled.trouble) or tidied.again
+        again = settled.verdict.place is Place.UNKNOWN or bool(settled.trouble) or tidied.again
         if settled.verdict.place is not Place.TARGET:
+            entry.keep = again
             raise _failure(guest.name, settled, error, here.uri, there.uri) from error
-        recovery.finish_definition(there, guest.uuid, entry.record.data)
+        recovery.finish_definition(there, guest.uuid, entry.record.data)  # if that fails, the next command does it
+        entry.keep = again
     finally:
         here.close()
         there.close()

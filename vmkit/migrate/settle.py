@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_S: Final = 15.0
+VERIFY_S: Final = 30.0
+"""How long both hosts may take to say what became of a move, seconds."""
 _LOOK_AGAIN_S: Final = 0.3
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from vmkit.errors import CancelledError, ConflictError, DeadlineError
 from vmkit.hypervisor.domain import Domain, DomainState
 from vmkit.hypervisor.host import Host
+from vmkit.hypervisor.lifecycle import reboots
 from vmkit.progress import Finished, Reporter, Started
 from vmkit.system.clock import Deadline, stopwatch
 from vmkit.system.interrupts import deferred
@@ -44,11 +45,8 @@ def reboot_and_wait(
     limit = Deadline(seconds)
     gone = threading.Event()
     start = console_log.length(domain.host, log)
-    with Host.connect(domain.host.uri, events=True) as listening:
-        from vmkit.hypervisor.lifecycle import reboots
-
-        with reboots(listening, domain.uuid, gone.set):
-            _go_down(domain, gone, limit, force=force, reporter=reporter)
+    with Host.connect(domain.host.uri, events=True) as listening, reboots(listening, domain.uuid, gone.set):
+        _go_down(domain, gone, limit, force=force, reporter=reporter)
     if domain.host.driver != "Xen":  # there the news comes when the guest boots already
         start = console_log.length(domain.host, log)
     return wait_for(
